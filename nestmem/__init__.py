@@ -1,0 +1,41 @@
+"""nestmem: memory for language models, as text you can audit and as weights that learned it.
+
+>>> import nestmem
+>>> nestmem.Scope(user="ada").user
+'ada'
+
+`Memory`, `Scope` and `open` are loaded on first use (PEP 562), so `import nestmem` is light and never
+imports torch by itself.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from nestmem.errors import NestmemError
+
+if TYPE_CHECKING:
+    from nestmem.agent.controller import Memory
+    from nestmem.assemble import open
+    from nestmem.store.records import Scope
+
+__version__ = "0.1.0"
+__all__ = ["Memory", "NestmemError", "Scope", "__version__", "open"]
+
+_WHERE = {
+    "Memory": "nestmem.agent.controller",
+    "Scope": "nestmem.store.records",
+    "open": "nestmem.assemble",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that holds `name` the first time it is asked for."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'nestmem' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
