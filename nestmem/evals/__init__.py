@@ -1,0 +1,1 @@
+"""Evaluations: a data set, a system, a scorer, and numbers with their intervals."""
