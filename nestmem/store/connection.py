@@ -53,7 +53,7 @@ class Connection:
         self.read_only = read_only
         self._lock = threading.RLock()
         self._depth = 0
-        self._after_commit: dict[str, Callable[[], None]] = {}
+        self._after_commit: dict[str, Callable[[], object]] = {}
         self.on_rollback: Callable[[], None] = lambda: None
         self._raw: sqlite3.Connection | None = None
         check_path(path, read_only=read_only)
@@ -106,7 +106,7 @@ class Connection:
             if self._depth == 0:
                 self._commit()
 
-    def after_commit(self, name: str, function: Callable[[], None]) -> None:
+    def after_commit(self, name: str, function: Callable[[], object]) -> None:
         """Runs `function` after the outermost commit, once per `name`."""
         self._after_commit[name] = function
 

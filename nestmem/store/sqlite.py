@@ -133,7 +133,8 @@ class Ledger:
         `last` keeps only so many of the newest. A scope with a session sees that session only.
         """
         session = session or scope.session
-        where, values = ["scope_id = ?"], [self._scope_id(scope)]
+        where = ["scope_id = ?"]
+        values: list[Any] = [self._scope_id(scope)]
         for condition, value in (
             ("session = ?", session),
             ("seq > ?", after_seq),
@@ -254,7 +255,8 @@ class Ledger:
         self, scope: Scope, *, src: str | None = None, dst: str | None = None, kind: str | None = None
     ) -> list[Edge]:
         """The links of a scope, filtered by either end and kind."""
-        where, values = ["scope_id = ?"], [self._scope_id(scope)]
+        where = ["scope_id = ?"]
+        values: list[Any] = [self._scope_id(scope)]
         for column, value in (("src", src), ("dst", dst), ("kind", kind)):
             if value is not None:
                 where.append(f"{column} = ?")
@@ -749,7 +751,8 @@ class Ledger:
         event_ids: Iterable[str] | None = None,
     ) -> list[MemoryRecord]:
         owner, columns = scope.owner, f"{rows.MEMORY_COLUMNS}, rank"
-        where, values = ["scope_id = ?"], [self._scope_id(scope)]
+        where = ["scope_id = ?"]
+        values: list[Any] = [self._scope_id(scope)]
         if scope.session is not None:
             where.append(
                 """EXISTS (SELECT 1 FROM event e WHERE e.scope_id = memory.scope_id
