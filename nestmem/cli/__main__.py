@@ -1,0 +1,5 @@
+"""`python -m nestmem.cli` is `nestmem`."""
+
+from nestmem.cli import run
+
+run()

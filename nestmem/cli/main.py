@@ -1,0 +1,330 @@
+"""The commands. Each opens the memory, calls one of its methods, and prints the result.
+
+Heavy imports are inside the commands, so that `nestmem --help` is fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nestmem.cli import show
+from nestmem.cli.options import Where, debugging, on_memory
+from nestmem.errors import InputError, NestmemError
+
+app = typer.Typer(
+    name="nestmem",
+    help="Memory for language models: text you can audit, and weights that learned it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evaluations = typer.Typer(help="Measure a memory.", no_args_is_help=True)
+app.add_typer(evaluations, name="eval")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsOf = Annotated[str | None, typer.Option("--as-of", help="What was believed at this ISO time.")]
+At = Annotated[str | None, typer.Option("--at", help="What was true at this ISO time.")]
+
+
+def run() -> None:
+    """Runs the command line. Bad input ends in one line on stderr and exit code 2, an unexpected error in
+    one line and exit code 1; with NESTMEM_DEBUG=1 the stack trace follows."""
+    try:
+        app()
+    except NestmemError as error:
+        _fail(error, str(error), 2)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()
+            sys.exit(141)
+        _fail(error, f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the outermost layer: a person is waiting for one line
+        hint = "this is a fault of nestmem; set NESTMEM_DEBUG=1 to see where, and please report it"
+        _fail(error, f"unexpected {type(error).__name__}: {error} ({hint})", 1)
+
+
+def _fail(error: BaseException, message: str, code: int) -> None:
+    if debugging():
+        raise error
+    show.err.print(f"nestmem: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if show_version:
+        from nestmem import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Keep the demo's database at this path.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", envvar="NESTMEM_MODEL", help="The model that learns.")
+    ] = "mini",
+) -> None:
+    """Play a conversation of several sessions, ask about it in four arms, forget one fact."""
+    from nestmem.cli.demo import play
+
+    play(keep=keep, model=model)
+
+
+@app.command()
+@on_memory
+def chat(where: Where) -> None:
+    """Talk to a memory. /why, /forget, /memory, /help and /quit inside."""
+    from nestmem.cli.chat import talk
+
+    talk(where)
+
+
+@app.command()
+@on_memory
+def observe(
+    where: Where,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="OpenAI messages (JSON, JSONL), a transcript, or LoCoMo; '-' reads stdin."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="One message of the user, instead of a file.")
+    ] = None,
+    at: Annotated[str | None, typer.Option("--at", help="ISO time of messages that name none.")] = None,
+    source: Annotated[str, typer.Option("--source", help="user, tool, web or import.")] = "user",
+    learn: Annotated[bool, typer.Option(help="Also learn from what was stored.")] = True,
+) -> None:
+    """Store messages, then learn from them."""
+    from nestmem.cli.intake import store
+
+    store(where, file=file, text=text, at=at, source=source, learn=learn)
+
+
+@app.command()
+@on_memory
+def recall(
+    where: Where,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 2000,
+    as_of: AsOf = None,
+    at: At = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show how each item was found.")] = False,
+    json: Json = False,
+) -> None:
+    """Find what was said, with dates and sources. Calls no model."""
+    with where.open(model=False) as memory:
+        context = memory.recall(
+            query, where.scope(), budget_tokens=budget, as_of=_time(as_of), at=_time(at), explain=explain
+        )
+    if json:
+        show.as_json(context)
+        return
+    show.line(context.text or "nothing was found")
+    show.line(f"{len(context.items)} items · {context.tokens} tokens", "dim")
+    if explain:
+        show.as_json(context.trace)
+
+
+@app.command()
+@on_memory
+def ask(
+    where: Where,
+    question: Annotated[str, typer.Argument(help="The question.")],
+    arm: Annotated[str, typer.Option("--arm", help="none, text, weights or both.")] = "both",
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 500,
+    json: Json = False,
+) -> None:
+    """Answer a question, saying which half of the memory spoke, with its sources."""
+    with where.open() as memory:
+        scope = where.scope()
+        given = memory.answer(question, scope, arm=_arm(arm), budget_tokens=budget)
+        if json:
+            show.as_json(given)
+            return
+        show.answer(
+            given, [f"{event} {memory.ledger.event(scope, event).content}" for event in given.sources]
+        )
+
+
+@app.command()
+@on_memory
+def why(
+    where: Where,
+    id: Annotated[str, typer.Argument(help="Id of an event, a memory, a weight update or a version.")],
+    json: Json = False,
+) -> None:
+    """Show where something came from, from the message to the weights."""
+    with where.open(model=False) as memory:
+        found = memory.why(id, where.scope())
+    if json:
+        show.as_json(found)
+    else:
+        show.why(found)
+
+
+@app.command()
+@on_memory
+def forget(
+    where: Where,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of events or of a memory.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Forget what this finds, if it is one thing.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="Forget all of the user.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask back.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove messages, what was derived from them, and their part of the weights. Prints a receipt."""
+    from nestmem.cli.forgetting import choose
+
+    selector = choose(ids or [], text, where.session, everything)
+    with where.open() as memory:
+        if not (dry_run or yes) and (everything or (text is None and not ids)):
+            typer.confirm(f"Forget {selector} of user {where.user!r} for good?", abort=True)
+        receipt = memory.forget(selector, where.scope(), dry_run=dry_run)
+    if json:
+        show.as_json(receipt)
+        return
+    if dry_run:
+        show.line("nothing was removed (--dry-run); this would be:", "yellow")
+    show.receipt(receipt)
+
+
+@app.command()
+@on_memory
+def status(where: Where, json: Json = False) -> None:
+    """Count what is stored, what waits, and what the weights hold."""
+    with where.open(model=False) as memory:
+        found = memory.status(where.scope())
+    if json:
+        show.as_json(found)
+    else:
+        show.pairs(str(where.db), show.plain(found))
+
+
+@app.command()
+@on_memory
+def versions(where: Where, json: Json = False) -> None:
+    """List the versions of the user's weights, the newest last."""
+    with where.open(model=False) as memory:
+        found = memory.versions(where.scope())
+    if json:
+        show.as_json(found)
+        return
+    for one in found:
+        when = one.created_at.isoformat(timespec="seconds")
+        show.line(f"{one.id}  {when}  {len(one.update_ids)} updates  {one.digest[:12]}  {one.reason}")
+    if not found:
+        show.line("no version yet: nothing was learned into weights", "dim")
+
+
+@app.command()
+@on_memory
+def restore(where: Where, version_id: Annotated[str, typer.Argument(help="Id of a version.")]) -> None:
+    """Make an older version of the weights the current one."""
+    with where.open() as memory:
+        restored = memory.restore(version_id, where.scope())
+    show.line(f"restored {version_id} as version {restored.id}, weights {restored.digest[:12]}")
+
+
+@app.command()
+@on_memory
+def export(where: Where, path: Annotated[Path, typer.Argument(help="The file to write.")]) -> None:
+    """Write everything that is known of the user to a file that `import` reads."""
+    if path.exists():
+        raise InputError(f"{path} is already there; name a new file, or remove that one first")
+    with where.open(model=False) as memory:
+        written = memory.export(path, where.scope())
+    show.line(f"wrote {path}: {_counts(written)}")
+
+
+@app.command("import")
+@on_memory
+def import_(where: Where, path: Annotated[Path, typer.Argument(help="A file that `export` wrote.")]) -> None:
+    """Read a file that `export` wrote, into a memory that may be new."""
+    with where.open(create=True) as memory:
+        read = memory.import_(path, where.scope())
+    show.line(f"read {path}: {_counts(read)}")
+
+
+@app.command()
+@on_memory
+def doctor(where: Where) -> None:
+    """Check Python, the libraries, the model, the database and the disk."""
+    from nestmem.cli.doctor import examine
+
+    if not examine(where):
+        raise typer.Exit(1)
+
+
+@evaluations.command("personas")
+@on_memory
+def eval_personas(
+    where: Where,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A JSONL file of lives; else generated.")
+    ] = None,
+    lives: Annotated[int, typer.Option(min=1, help="How many lives to generate.")] = 10,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions of each generated life.")] = 4,
+    facts: Annotated[int, typer.Option(min=1, help="Facts told in each generated session.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    arm: Annotated[
+        str, typer.Option("--arm", help="Comma-separated: none,text,weights,both.")
+    ] = "none,text,weights,both",
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 500,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the whole record here.")] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="Write every question and answer here.")] = None,
+) -> None:
+    """Memory over streams of sessions: accuracy by arm, kind and age."""
+    from nestmem.cli.evaluate import personas
+
+    arms = [_arm(name.strip()) for name in arm.split(",")]
+    made = {"lives": lives, "sessions": sessions, "facts": facts, "seed": seed}
+    personas(where, data=data, made=made, arms=arms, budget=budget, json_path=json, log_path=log)
+
+
+@evaluations.command("locomo")
+@on_memory
+def eval_locomo(
+    where: Where,
+    data: Annotated[Path, typer.Option("--data", help="The folder or file of LoCoMo conversations.")],
+    json: Annotated[Path | None, typer.Option("--json", help="Write the whole record here.")] = None,
+) -> None:
+    """Evidence recall on the LoCoMo conversations, by token budget and question category."""
+    from nestmem.cli.evaluate import locomo
+
+    locomo(where, data=data, json_path=json)
+
+
+def _arm(name: str) -> str:
+    from nestmem.agent.types import ARMS
+
+    if name not in ARMS:
+        raise InputError(f"--arm {name!r} is not an arm; choose from {', '.join(ARMS)}")
+    return name
+
+
+def _time(text: str | None) -> object:
+    from nestmem.agent.messages import parse_time
+
+    return None if text is None else parse_time(text, "the option")
+
+
+def _counts(values: dict[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in values.items()) or "nothing"
