@@ -22,13 +22,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from nestmem.agent.controller import Memory
 from nestmem.agent.types import ARMS, Answer, Arm
 from nestmem.errors import InputError
 from nestmem.evals.stats import clustered_share, percentile, wilson
 from nestmem.store.records import Scope
+
+if TYPE_CHECKING:
+    from nestmem.agent.controller import Memory
 
 VERSION = "personas/1"
 ROLES = ("user", "assistant", "system", "tool")

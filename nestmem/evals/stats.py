@@ -13,7 +13,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over `n` values in `clusters` groups, its standard error `se`, and its interval `low`..`high`."""
+    """A mean over `n` values in `clusters` groups, with its standard error and its interval low..high."""
 
     mean: float
     se: float
