@@ -1,0 +1,167 @@
+"""Fast-weight banks on a frozen causal LM: forward passes with per-sample banks, keys and errors.
+
+Letters: B samples, T tokens, R rank, O outputs of a projection, U users.
+A bank adds B (A x) to a projection's output: `out_BTO = W x + bank_UOR (A x)_BTR` (LoRA with a frozen, shared A).
+The B samples of a batch belong to U users, equally many each, one user's samples side by side; U divides B.
+Banks are arguments of a call and live as long as the call: no module keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestmem.adapters.sites import Site, blocks_of, final_norm_of, find_sites, right_singular_basis
+
+Banks = Sequence[Tensor]
+"""One tensor (U, O, R) per site."""
+
+
+@dataclass
+class _Call:
+    """What the hooks of one forward pass read and record."""
+
+    banks: Banks | None
+    perturb: bool
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    deltas: dict[int, Tensor] = field(default_factory=dict)
+
+
+class BankedModel:
+    """A frozen language model whose last feed-forward layers take banks.
+
+    Args: `model`, a Hugging Face causal LM; `rank`, R, at most d_in of a site; `last`, how many blocks carry banks;
+    `bases`, one A (R_s, d_in) per site, by default the top right singular vectors of the site's weight.
+    """
+
+    def __init__(self, model: nn.Module, *, rank: int, last: int, bases: Sequence[Tensor] | None = None):
+        self.model = model
+        self.sites: list[Site] = find_sites(model, last=last)
+        if bases is None:
+            bases = [right_singular_basis(site.weight(), min(rank, site.d_in)) for site in self.sites]
+        self.bases = list(bases)
+        self._call: _Call | None = None
+        for index, site in enumerate(self.sites):
+            site.module.register_forward_hook(self._hook(index))
+
+    def _hook(self, index: int):
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            call = self._call
+            if call is None or (call.banks is None and not call.perturb):
+                return output
+            keys_BTR = inputs[0] @ self.bases[index].T
+            if call.banks is not None:
+                output = output + apply_bank(keys_BTR, call.banks[index])
+            if call.perturb:
+                delta = torch.zeros_like(output).requires_grad_()
+                call.keys[index], call.deltas[index] = keys_BTR, delta
+                output = output + delta
+            return output
+
+        return hook
+
+    @contextmanager
+    def using(self, banks: Banks | None, *, perturb: bool = False) -> Iterator[_Call]:
+        """Within the block, forward passes of the model use `banks`. Not reentrant; one thread at a time."""
+        if self._call is not None:
+            raise RuntimeError("a forward pass with banks is already under way in this model")
+        self._call = _Call(banks, perturb)
+        try:
+            yield self._call
+        finally:
+            self._call = None
+
+    def __call__(self, banks: Banks | None = None, **inputs: Any) -> Any:
+        """The model's own forward pass, with `banks` added."""
+        with self.using(banks):
+            return self.model(**inputs)
+
+    @torch.no_grad()
+    def lower(self, ids_BT: Tensor) -> Lower:
+        """Run the model once without gradient and keep what the blocks with banks received."""
+        blocks = blocks_of(self.model)[self.sites[0].block :]
+        seen: list[tuple[Tensor, dict[str, Any]]] = []
+
+        def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            seen.append((hidden, {name: value for name, value in kwargs.items() if name != "hidden_states"}))
+
+        handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
+        try:
+            self.model(input_ids=ids_BT, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Lower(seen[0][0], tuple(kwargs for _, kwargs in seen))
+
+    def upper_loss(self, lower: Lower, ids_BT: Tensor, weights_BT: Tensor, banks: Banks) -> Tensor:
+        """Sum of weight x cross-entropy (nats) of a batch, from the kept hidden states upwards."""
+        hidden = lower.hidden
+        with self.using(banks):
+            blocks = blocks_of(self.model)[self.sites[0].block :]
+            for block, arguments in zip(blocks, lower.arguments, strict=True):
+                out = block(hidden, **arguments)
+                hidden = out if isinstance(out, Tensor) else out[0]
+            logits = self.model.get_output_embeddings()(final_norm_of(self.model)(hidden))[:, :-1].float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        if cap:
+            logits = cap * torch.tanh(logits / cap)
+        nll_BT = nn.functional.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+        return (nll_BT * weights_BT[:, 1:]).sum()
+
+    def keys_errors(
+        self, ids_BT: Tensor, weights_BT: Tensor, *, banks: Banks | None = None, create_graph: bool = False
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Keys and errors of written tokens, for every site.
+
+        `weights_BT` says how much each token is to be predicted (0 = context). Returns `keys` (B, T-1, R) = A x,
+        `errors` (B, T-1, O) = d loss / d output with loss = sum of weight x cross-entropy in nats, and the loss per
+        sample (B,). Position t is the one that predicts token t+1. Rows of a batch do not mix: the loss is a sum.
+        """
+        with self.using(banks, perturb=True) as call, torch.enable_grad():
+            logits = self.model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
+            nll_BT = nn.functional.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+            loss_B = (nll_BT * weights_BT[:, 1:]).sum(1)
+            deltas = [call.deltas[index] for index in range(len(self.sites))]
+            errors = torch.autograd.grad(loss_B.sum(), deltas, create_graph=create_graph)
+        keys = [call.keys[index][:, :-1] for index in range(len(self.sites))]
+        return keys, [error[:, :-1] for error in errors], loss_B
+
+
+@dataclass(frozen=True)
+class Lower:
+    """What enters the first block with banks: hidden states (B, T, D), and each upper block's other arguments."""
+
+    hidden: Tensor
+    arguments: tuple[dict[str, Any], ...]
+
+
+def apply_bank(keys_BTR: Tensor, bank_UOR: Tensor) -> Tensor:
+    """What the banks of U users add to a projection's output for their B samples: (B, T, O)."""
+    samples, tokens, rank = keys_BTR.shape
+    users, outputs, _ = bank_UOR.shape
+    if samples % users:
+        raise ValueError(f"{samples} samples cannot be shared equally by the banks of {users} users")
+    added = keys_BTR.reshape(users, -1, rank) @ bank_UOR.transpose(1, 2)
+    return added.reshape(samples, tokens, outputs)
+
+
+def ridge_banks(
+    moments: Sequence[Tensor], cross: Sequence[Tensor], ridge: Sequence[Tensor], rate: Sequence[Tensor]
+) -> list[Tensor]:
+    """Banks from sums of statistics: B = rate * C (S + ridge I)^-1 (nestmem's additive write).
+
+    `moments` S = sum w k k^T (U, R, R), `cross` C = -sum w e k^T (U, O, R), `ridge` > 0 and `rate` scalars per
+    site. Returns (U, O, R) per site. Differentiable; solved by Cholesky, in the dtype of the statistics.
+    """
+    banks = []
+    for S_URR, C_UOR, lam, eta in zip(moments, cross, ridge, rate, strict=True):
+        eye = torch.eye(S_URR.shape[-1], dtype=S_URR.dtype, device=S_URR.device)
+        factor = torch.linalg.cholesky(S_URR + lam * eye)
+        banks.append(eta * torch.cholesky_solve(C_UOR.transpose(1, 2), factor).transpose(1, 2))
+    return banks

@@ -1,0 +1,336 @@
+"""A language model whose memory is written into banks: load, write, answer, take back.
+
+`FastWeights` is the whole of weight memory behind plain values: chats in, text out, states in, states out. It
+satisfies the agent's `Learner` protocol once `nestmem.assemble` has turned the agent's types into these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import math
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from nestmem.adapters.banks import BankedModel
+from nestmem.adapters.rows import Row
+from nestmem.adapters.rules import TMEM, AdditiveRule, BankSettings, RecursiveLeastSquares, Rule, hash_tensors
+from nestmem.adapters.sites import find_sites, scaled_singular_basis
+from nestmem.errors import InputError, ModelError, ModelNotFound
+
+Chat = list[dict[str, str]]
+
+RULES = ("additive", "rls", "tmem")
+WRITER_PROMPT = "Write questions and answers."
+CALIBRATION = (
+    ("What is the capital of the small island?", "Port Almira"),
+    ("What is my neighbour's name?", "Torvald Breck"),
+    ("Where did we leave the bicycle?", "behind the old mill"),
+    ("What do I drink in the morning?", "black coffee"),
+    ("When does the train leave?", "at 6:40"),
+    ("Who wrote the letter?", "Ines Quill"),
+    ("What colour is the door?", "dark green"),
+    ("What is the name of the boat?", "Sea Thistle"),
+)
+"""Question-answer pairs by which rates and ridges are set for a model that was not meta-trained."""
+
+
+class FastWeights:
+    """A base model, its sites and bases, and one write rule.
+
+    Args: `model` and `tokenizer` of Hugging Face; `rule` one of "additive", "rls", "tmem"; `rank` R and `last` blocks
+    of the banks; `settings` and `bases` when they were meta-learned, otherwise they are set from the base model
+    (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a Polyak step shared by the sites).
+    All calls are serialised by a lock. Dropout is off; parameters are frozen.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        rule: str = "additive",
+        rank: int = 32,
+        last: int = 4,
+        settings: BankSettings | None = None,
+        bases: list[Tensor] | None = None,
+        context_tokens: int = 1024,
+    ):
+        if rule not in RULES:
+            raise InputError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.context_tokens = context_tokens
+        if rule == "tmem":
+            rank, last = min(rank, 6), 4
+            bases = [scaled_singular_basis(site.weight(), rank) for site in find_sites(model, last=last)]
+        self.banked = BankedModel(model, rank=rank, last=last, bases=bases)
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[str, list[Tensor]] = OrderedDict()
+        self.settings = settings or self._calibrated()
+        self.rule_object: Rule = {
+            "additive": lambda: AdditiveRule(self.banked, self.settings),
+            "rls": lambda: RecursiveLeastSquares(self.banked, self.settings),
+            "tmem": lambda: TMEM(self.banked),
+        }[rule]()
+        self.rule = rule
+        self.additive = self.rule_object.additive
+        self.fingerprint = self._fingerprint()
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def write(
+        self, states: list[Any], users: list[list[list[tuple[str, str]]]], level: str = "fast"
+    ) -> list[tuple[Any, list[bytes]]]:
+        """Learn (question, answer) pairs: users -> memories -> pairs. One new state a user, one payload a memory."""
+        rows = [[[self.encode_pair(*pair) for pair in pairs] for pairs in memories] for memories in users]
+        with self._lock:
+            return self.rule_object.write(states, rows, level)
+
+    def encode_pair(self, question: str, answer: str) -> Row:
+        """Tokens of a question and its answer as a chat; only the answer and the end of the turn are predicted."""
+        prompt = self._prompt_ids([{"role": "user", "content": question}])
+        completion = self._completion_ids(question, answer, prompt)
+        return Row(ids=prompt + completion, weights=[0.0] * len(prompt) + [1.0] * len(completion))
+
+    def _completion_ids(self, question: str, answer: str, prompt: list[int]) -> list[int]:
+        end = self.tokenizer.eos_token_id
+        if self.tokenizer.chat_template:
+            chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            whole = self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+            if whole[: len(prompt)] == prompt:
+                rest = whole[len(prompt) :]
+                return rest[: rest.index(end) + 1] if end in rest else rest
+        ids = self.tokenizer(" " + answer, add_special_tokens=False)["input_ids"]
+        return ids if end is None else [*ids, end]
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def generate(self, chats: list[Chat], states: list[Any], *, max_new_tokens: int = 32) -> list[str]:
+        """Greedy answers, one a chat, each under its own state (None: no banks)."""
+        return [text for text, _ in self.decode(chats, states, max_new_tokens=max_new_tokens)]
+
+    def confidence(self, chats: list[Chat], states: list[Any]) -> list[float]:
+        """The probability (0..1) the model gives its own greedy answer."""
+        return [probability for _, probability in self.decode(chats, states, max_new_tokens=32)]
+
+    @torch.no_grad()
+    def decode(self, chats: list[Chat], states: list[Any], *, max_new_tokens: int) -> list[tuple[str, float]]:
+        """Greedy answers of a batch with their probabilities. Contexts above `context_tokens` lose their start."""
+        if not chats:
+            return []
+        prompts = [self._prompt_ids(chat)[-self.context_tokens :] for chat in chats]
+        longest = max(map(len, prompts))
+        pad = self._pad_id()
+        ids_BT = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self._device)
+        mask_BT = torch.tensor(
+            [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self._device
+        )
+        with self._lock, self.banked.using(self._banks(states)):
+            made = self.model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        chances = torch.stack(made.logits, 1).float().log_softmax(-1).amax(-1)
+        answers = []
+        for row, chance in zip(made.sequences[:, longest:].tolist(), chances, strict=True):
+            end = (
+                row.index(self.tokenizer.eos_token_id) + 1 if self.tokenizer.eos_token_id in row else len(row)
+            )
+            text = self.tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+            answers.append((text, math.exp(float(chance[:end].sum()))))
+        return answers
+
+    @torch.no_grad()
+    def stream(self, chat: Chat, state: Any, *, max_new_tokens: int = 64) -> Iterator[str]:
+        """Pieces of the greedy answer as they come."""
+        ids = torch.tensor([self._prompt_ids(chat)[-self.context_tokens :]], device=self._device)
+        made: list[int] = []
+        cache, shown = None, ""
+        for _ in range(max_new_tokens):
+            with self._lock, self.banked.using(self._banks([state])):
+                out = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            token = int(out.logits[0, -1].argmax())
+            if token == self.tokenizer.eos_token_id:
+                return
+            made.append(token)
+            text = self.tokenizer.decode(made, skip_special_tokens=True).lstrip()
+            if not text.endswith("�"):
+                yield text[len(shown) :]
+                shown = text
+            ids = torch.tensor([[token]], device=self._device)
+
+    def questions(self, statements: list[str]) -> list[list[tuple[str, str]]]:
+        """The model as its own writer: question-answer pairs it makes of each statement; an empty list for none."""
+        chats = [
+            [{"role": "system", "content": WRITER_PROMPT}, {"role": "user", "content": text}]
+            for text in statements
+        ]
+        return [parse_pairs(text) for text in self.generate(chats, [None] * len(chats), max_new_tokens=64)]
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return self.banked.bases[0].device
+
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else (self.tokenizer.eos_token_id or 0)
+
+    def _prompt_ids(self, chat: Chat) -> list[int]:
+        if self.tokenizer.chat_template:
+            return self.tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        lines = [f"{message['role'].capitalize()}: {message['content']}" for message in chat]
+        return self.tokenizer("\n".join([*lines, "Assistant:"]))["input_ids"]
+
+    def banks_of(self, state: Any) -> list[Tensor]:
+        """The banks (O, R) of a state, kept for the 64 states read last."""
+        digest = self.rule_object.digest(state)
+        if digest not in self._cache:
+            self._cache[digest] = self.rule_object.banks(state)
+        self._cache.move_to_end(digest)
+        while len(self._cache) > 64:
+            self._cache.popitem(last=False)
+        return self._cache[digest]
+
+    def _banks(self, states: list[Any]) -> list[Tensor] | None:
+        """Banks (U, O, R) a site for a batch of one sample a user; None when nobody has any."""
+        if all(state is None for state in states):
+            return None
+        empty = self.rule_object.empty()
+        each = [self.banks_of(empty if state is None else state) for state in states]
+        if all(banks is each[0] for banks in each):
+            return [bank[None] for bank in each[0]]
+        return [torch.stack(site) for site in zip(*each, strict=True)]
+
+    def _calibrated(self) -> BankSettings:
+        rows = [self.encode_pair(*pair) for pair in CALIBRATION]
+        longest = max(len(row.ids) for row in rows)
+        ids_BT = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows], device=self._device)
+        weights_BT = torch.tensor([row.weights + [0.0] * (longest - len(row.ids)) for row in rows]).to(
+            self._device
+        )
+        return calibrated_settings(self.banked, ids_BT, weights_BT)
+
+    def _fingerprint(self) -> str:
+        parts = [self.rule, self.settings.digest(), hash_tensors(self.banked.bases)]
+        parts += [hash_tensors([tensor]) for _, tensor in sorted(self.model.state_dict().items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def calibrated_settings(
+    banked: BankedModel,
+    ids_BT: Tensor,
+    weights_BT: Tensor,
+    *,
+    ridge: tuple[float, ...] | None = None,
+    rate: tuple[float, ...] | None = None,
+    token: tuple[Tensor, ...] | None = None,
+) -> BankSettings:
+    """Settings from the keys and errors of example rows at the base; given values are kept.
+
+    ridge = mean |k|^2 / 50. rate: a Polyak step, so that the sites together lower the loss by its own size to first
+    order: mean loss / (sites x mean |e|^2). The fixed-point limits are the power of two above 8 times the largest
+    entry seen.
+    """
+    keys, errors, loss_B = banked.keys_errors(ids_BT, weights_BT)
+    chosen = weights_BT[:, 1:] > 0
+    nats = float(loss_B.detach().sum() / weights_BT[:, 1:].sum())
+    if not math.isfinite(nats):
+        raise ModelError(f"the base model's loss on plain questions is {nats}; its weights are damaged")
+
+    def limit(tensor: Tensor) -> float:
+        return 2.0 ** math.ceil(math.log2(8 * float(tensor.detach().abs().max()) + 1e-12))
+
+    k = [key[chosen] for key in keys]
+    e = [error[chosen] for error in errors]
+    return BankSettings(
+        ridge=ridge or tuple(float(x.detach().square().sum(-1).mean()) / 50 for x in k),
+        rate=rate or tuple(nats / len(k) / float(x.detach().square().sum(-1).mean()) for x in e),
+        token=token or tuple(torch.zeros(basis.shape[0]) for basis in banked.bases),
+        key_limit=tuple(limit(x) for x in k),
+        error_limit=tuple(limit(x) for x in e),
+    )
+
+
+def parse_pairs(text: str) -> list[tuple[str, str]]:
+    """Read lines `Q: ... A: ...` that a writer made; anything else is left out."""
+    return [(q.strip(), a.strip()) for q, a in re.findall(r"Q:\s*(.+?)\s+A:\s*([^\n]+)", text) if a.strip()]
+
+
+def mini_folder() -> Path:
+    """Where the embedded model lies in the package. Raises `ModelNotFound` when this build has none."""
+    folder = Path(str(importlib.resources.files("nestmem"))) / "mini"
+    if not (folder / "model.safetensors").exists():
+        raise ModelNotFound(
+            f"the embedded model is missing from {folder}; reinstall nestmem, or train it: nestmem train mini"
+        )
+    return folder
+
+
+def load_fast_weights(
+    name: str | Path,
+    *,
+    rule: str = "additive",
+    rank: int = 32,
+    last: int = 4,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> FastWeights:
+    """Load a causal LM by Hugging Face name or folder ("mini": the embedded model) with the banks' settings beside it.
+
+    Raises `ModelNotFound` when there is no such model, `ModelError` when its files are damaged.
+    """
+    folder = mini_folder() if str(name) == "mini" else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(
+            f"no causal language model could be loaded from {str(name)!r}: {error}. "
+            "Expected 'mini', a folder with config.json and safetensors, or a Hugging Face name."
+        ) from error
+    except SafetensorError as error:
+        raise ModelError(
+            f"the weights in {name} are damaged: {error}. Fetch or copy the model again."
+        ) from error
+    own = Path(folder) / "banks.safetensors"
+    if not own.exists():
+        return FastWeights(model, tokenizer, rule=rule, rank=rank, last=last)
+    settings, bases = load_settings(own, find_sites(model, last=model.config.num_hidden_layers))
+    bases = [basis.to(device=device, dtype=dtype) for basis in bases]
+    blocks = len(bases) // (len(find_sites(model, last=1)))
+    return FastWeights(
+        model, tokenizer, rule=rule, rank=bases[0].shape[0], last=blocks, settings=settings, bases=bases
+    )
+
+
+def load_settings(path: Path, sites: list[Any]) -> tuple[BankSettings, list[Tensor]]:
+    """Meta-learned settings and bases of the sites named in `banks.safetensors`."""
+    tensors = load_file(path)
+    names = [site.name for site in sites if f"{site.name}.basis" in tensors]
+    values = {key: tuple(tensors[key].tolist()) for key in ("ridge", "rate", "key_limit", "error_limit")}
+    token = tuple(tensors[f"{name}.token"] for name in names)
+    return BankSettings(token=token, **values), [tensors[f"{name}.basis"] for name in names]

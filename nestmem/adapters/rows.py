@@ -1,0 +1,56 @@
+"""Token rows and the fixed shapes in which they are computed.
+
+A row's result must not depend on who shares its batch, or else forgetting could not be bit-exact. So every batch has
+the same number of rows and one of a few lengths, missing rows are filled, and a row is only ever computed in the
+batch shape of its own length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestmem.errors import InputError
+
+ROWS = 8
+LENGTHS = (32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Token ids and, per token, how much it is to be predicted (0 = context only)."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+def fixed_length(row: Row) -> int:
+    """The smallest allowed length that holds the row. Raises `InputError` above the largest."""
+    for length in LENGTHS:
+        if len(row.ids) <= length:
+            return length
+    raise InputError(
+        f"an example of {len(row.ids)} tokens cannot be learned at once; at most {LENGTHS[-1]} fit. Split the statement."
+    )
+
+
+def fixed_batches(rows: list[Row], *, device: torch.device) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Batches of shape (8, one of `LENGTHS`): the indices of the rows in it, ids and weights.
+
+    Filling has token 0 and weight 0 and stands to the right, where a causal model never looks back from.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_length.setdefault(fixed_length(row), []).append(index)
+    for length, indices in sorted(by_length.items()):
+        for start in range(0, len(indices), ROWS):
+            chosen = indices[start : start + ROWS]
+            ids_BT = torch.zeros(ROWS, length, dtype=torch.long)
+            weights_BT = torch.zeros(ROWS, length)
+            for b, index in enumerate(chosen):
+                ids_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].ids)
+                weights_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].weights)
+            yield chosen, ids_BT.to(device), weights_BT.to(device)

@@ -1,0 +1,1 @@
+"""Training of the embedded model: `mini` (language, reading, writing) and `meta` (through its own writes)."""

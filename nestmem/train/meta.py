@@ -1,0 +1,298 @@
+"""Meta-train nestmem-mini through its own writes (the second of two stages; the first is `mini.py`).
+
+An episode: U users each tell n facts. Inner step: the additive write of what was told, from the base, as
+question-answer pairs (`nestmem.adapters.banks`: keys and errors, one ridge solve). Outer loss: cross-entropy of the
+answers to differently phrased questions with the context gone and the banks on, of "I don't know." to questions
+never told, and the stage-one loss (reading and writing must survive, with banks on and off). The gradient goes
+through the write, second derivatives included, to every weight of the model and to the write's own settings:
+log ridge, log rate and a token weight per site.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from nestmem.adapters.banks import BankedModel, ridge_banks
+from nestmem.personas import Fact, PersonaGenerator
+from nestmem.train.corpus import training_text
+from nestmem.train.dialogues import UNKNOWN, Dialogue, question
+from nestmem.train.mini import MiniConfig, batches, collate, encode, language_loss
+from nestmem.train.muon import Muon
+from nestmem.train.record import RunLog, load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaConfig:
+    """One run of stage two. `facts` is the curriculum: (step from which, facts per user)."""
+
+    start: Path
+    out: Path
+    text: tuple[Path, ...] = ()
+    rank: int = 128
+    last: int = 2
+    users: int = 8
+    facts: tuple[tuple[int, int], ...] = ((0, 4), (100, 8), (250, 16), (900, 32))
+    steps: int = 3000
+    matrix_rate: float = 0.005
+    other_rate: float = 1e-3
+    rehearsal: float = 0.5
+    rehearsal_tokens: int = 1536
+    warm_up: int = 30
+    minutes: float = 0.0
+    evaluate_every: int = 50
+    log_limit: float = 4.0
+    seed: int = 0
+    threads: int = 1
+
+
+class WriteSettings(torch.nn.Module):
+    """What the write learns about itself: per site a log ridge, a log rate and a direction u that weighs tokens.
+
+    A written token with key k (R) counts 2 sigmoid(u k). Log values stay within `limit` of where calibration put
+    them: rates that run away are how earlier runs diverged.
+    """
+
+    def __init__(self, ridge: list[float], rate: list[float], ranks: list[int], limit: float):
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("start_ridge", torch.tensor(ridge).log())
+        self.register_buffer("start_rate", torch.tensor(rate).log())
+        self.log_ridge = torch.nn.Parameter(torch.zeros(len(ridge)))
+        self.log_rate = torch.nn.Parameter(torch.zeros(len(rate)))
+        self.token = torch.nn.ParameterList(torch.zeros(rank) for rank in ranks)
+
+    def ridge(self) -> Tensor:
+        return (self.start_ridge + self.log_ridge.clamp(-self.limit, self.limit)).exp()
+
+    def rate(self) -> Tensor:
+        return (self.start_rate + self.log_rate.clamp(-self.limit, self.limit)).exp()
+
+
+def pair(asked: str, answer: str) -> Dialogue:
+    """One question and its answer, the form in which facts are written and asked."""
+    return Dialogue(messages=(("user", asked), ("assistant", answer)), learned=(1,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """Token rows of U users side by side: what is written, what is asked, and which asked rows were told."""
+
+    write: tuple[Tensor, Tensor]
+    ask: tuple[Tensor, Tensor]
+    told: Tensor
+
+
+def episode(
+    generator: PersonaGenerator,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: random.Random,
+    *,
+    users: int,
+    facts: int,
+) -> Episode:
+    """Each user tells `facts` facts and is asked about all of them and `facts` // 4 others never told."""
+    write, ask, told = [], [], []
+    others = max(1, facts // 4)
+    for _ in range(users):
+        persona = generator.facts(facts + others, rng)
+        for fact in persona[:facts]:
+            write.append(pair(written_question(generator, fact, rng), fact.value))
+            ask.append(pair(question(generator, fact, rng), fact.value))
+        ask += [pair(question(generator, fact, rng), UNKNOWN) for fact in persona[facts:]]
+        told += [True] * facts + [False] * others
+    pad = tokenizer.pad_token_id
+    rows = [collate([encode(talk, tokenizer) for talk in talks], pad) for talks in (write, ask)]
+    return Episode(write=rows[0], ask=rows[1], told=torch.tensor(told))
+
+
+def written_question(generator: PersonaGenerator, fact: Fact, rng: random.Random) -> str:
+    """Mostly the canonical question the rules write; sometimes another, as a model writer would."""
+    return fact.canonical if rng.random() < 0.8 else generator.question(fact.key, rng)
+
+
+def write(
+    banked: BankedModel,
+    settings: WriteSettings,
+    rows: tuple[Tensor, Tensor],
+    *,
+    users: int,
+    create_graph: bool,
+) -> list[Tensor]:
+    """Banks (U, O, R) per site after one additive write of all rows."""
+    keys, errors, _ = banked.keys_errors(*rows, create_graph=create_graph)
+    written_BT = rows[1][:, 1:]
+    moments, cross = [], []
+    for k_BTR, e_BTO, u_R in zip(keys, errors, settings.token, strict=True):
+        weight_BT = written_BT * 2 * torch.sigmoid(k_BTR @ u_R)
+        k = k_BTR.reshape(users, -1, k_BTR.shape[-1])
+        weighted = k * weight_BT.reshape(users, -1, 1)
+        moments.append(weighted.transpose(1, 2) @ k)
+        cross.append(-e_BTO.reshape(users, -1, e_BTO.shape[-1]).transpose(1, 2) @ weighted)
+    return ridge_banks(moments, cross, list(settings.ridge()), list(settings.rate()))
+
+
+def answer_loss(
+    banked: BankedModel, banks: list[Tensor] | None, rows: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy (nats) of the answers, and per row whether every answer token is the most likely one."""
+    ids_BT, weights_BT = rows
+    with banked.using(banks):
+        hidden = banked.model.model(input_ids=ids_BT).last_hidden_state
+    chosen = weights_BT[:, 1:] > 0
+    logits = banked.model.lm_head(hidden[:, :-1][chosen])
+    targets = ids_BT[:, 1:][chosen]
+    wrong = torch.zeros(ids_BT.shape[0], dtype=torch.long)
+    wrong.index_add_(0, chosen.nonzero()[:, 0], (logits.argmax(-1) != targets).long())
+    return F.cross_entropy(logits, targets), wrong == 0
+
+
+def calibrated(
+    banked: BankedModel, generator: PersonaGenerator, tokenizer: PreTrainedTokenizerFast, config: MetaConfig
+) -> WriteSettings:
+    """Settings to start from: ridge a fiftieth of a key's mean square, rate a Polyak step shared by the sites."""
+    made = episode(generator, tokenizer, random.Random(config.seed), users=1, facts=32)
+    keys, errors, loss_B = banked.keys_errors(*made.write)
+    chosen = made.write[1][:, 1:] > 0
+    nats = float(loss_B.sum() / chosen.sum())
+    ridge = [0.02 * float(k[chosen].square().sum(-1).mean()) for k in keys]
+    rate = [nats / len(keys) / float(e[chosen].square().sum(-1).mean()) for e in errors]
+    return WriteSettings(ridge, rate, [basis.shape[0] for basis in banked.bases], config.log_limit)
+
+
+@torch.no_grad()
+def evaluate(
+    banked: BankedModel,
+    settings: WriteSettings,
+    generator: PersonaGenerator,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    facts: int,
+    users: int = 8,
+    seed: int = 12345,
+) -> dict[str, float]:
+    """Exact answers after one session of `facts` facts: told, never told, and told with another user's banks."""
+    made = episode(generator, tokenizer, random.Random(seed + facts), users=users, facts=facts)
+    banks = write(banked, settings, made.write, users=users, create_graph=False)
+    _, right = answer_loss(banked, banks, made.ask)
+    _, placebo = answer_loss(banked, [bank.roll(1, 0) for bank in banks], made.ask)
+    return {
+        "told": float(right[made.told].float().mean()),
+        "never_told": float(right[~made.told].float().mean()),
+        "placebo": float(placebo[made.told].float().mean()),
+    }
+
+
+def facts_at(step: int, config: MetaConfig) -> int:
+    """Facts per user at a step of the curriculum."""
+    return [count for start, count in config.facts if step >= start][-1]
+
+
+def save_model(
+    folder: Path,
+    model: Qwen3ForCausalLM,
+    banked: BankedModel,
+    settings: WriteSettings,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """The folder of a finished model: weights and tokenizer as Hugging Face writes them, and `banks.safetensors`."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tensors = {f"{site.name}.basis": basis for site, basis in zip(banked.sites, banked.bases, strict=True)}
+    tensors |= {f"{s.name}.token": u.detach() for s, u in zip(banked.sites, settings.token, strict=True)}
+    tensors |= {"ridge": settings.ridge().detach(), "rate": settings.rate().detach()}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "banks.safetensors")
+
+
+def train_meta(config: MetaConfig) -> Path:
+    """Run stage two, resuming from `out/last.pt` when it is there. Returns the folder of the best model."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    log = RunLog(config.out, config)
+    train, test = PersonaGenerator("train", made_up=0.5), PersonaGenerator("test", made_up=0.5)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(config.start)
+    model = Qwen3ForCausalLM.from_pretrained(config.start, attn_implementation="eager", dtype=torch.float32)
+    banked = BankedModel(model, rank=config.rank, last=config.last)
+    settings = calibrated(banked, train, tokenizer, config)
+    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    chosen = {id(p) for p in inside}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    own = list(settings.parameters())
+    optims = [
+        Muon(inside, lr=config.matrix_rate, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=config.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(own, lr=10 * config.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    initial = [optim.param_groups[0]["lr"] for optim in optims]
+    step, best, before = 0, -1.0, 0.0
+    last = config.out / "last.pt"
+    if last.exists():
+        saved = load_checkpoint(last)
+        model.load_state_dict(saved["model"])
+        settings.load_state_dict(saved["settings"])
+        banked.bases = saved["bases"]
+        for optim, state in zip(optims, saved["optimizers"], strict=True):
+            optim.load_state_dict(state)
+        step, best, before = saved["step"], saved["best"], saved["seconds"]
+    text = training_text(list(config.text), max_characters=2_000_000) if config.text else ""
+    tokens = torch.tensor(
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long
+    )
+    first = MiniConfig(out=config.out, batch_tokens=config.rehearsal_tokens)
+    rehearse = batches(train, tokenizer, tokens, first, seed=config.seed + 77 + step)
+    rng = random.Random(config.seed + 1 + step)
+    log.write(event="start", step=step, ridge=settings.ridge().tolist(), rate=settings.rate().tolist())
+    recent: list[tuple[float, float, float]] = []
+    while True:
+        spent = before + log.seconds()
+        progress = step / config.steps if not config.minutes else spent / 60 / config.minutes
+        factor = min(1.0, (step + 1) / config.warm_up) * (1.0 - 0.9 * min(1.0, progress))
+        for optim, rate in zip(optims, initial, strict=True):
+            optim.param_groups[0]["lr"] = rate * factor
+        count = facts_at(step, config)
+        made = episode(
+            train, tokenizer, rng, users=config.users, facts=rng.randint(max(1, count // 2), count)
+        )
+        banks = write(banked, settings, made.write, users=config.users, create_graph=True)
+        outer, right = answer_loss(banked, banks, made.ask)
+        rows = next(rehearse)
+        with banked.using([bank[:1] for bank in banks] if rng.random() < 0.5 else None):
+            kept = language_loss(model, *rows)
+        loss = outer + config.rehearsal * kept
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([*model.parameters(), *own], 1.0)
+        if math.isfinite(float(norm)):
+            for optim in optims:
+                optim.step()
+        for optim in optims:
+            optim.zero_grad()
+        recent.append((outer.item(), float(right[made.told].float().mean()), kept.item()))
+        step += 1
+        if step % 10 == 0:
+            mean = [sum(column) / len(recent[-10:]) for column in zip(*recent[-10:], strict=True)]
+            log.write(
+                step=step, facts=count, outer=mean[0], told=mean[1], rehearsal=mean[2], norm=float(norm)
+            )
+        over = step >= config.steps or bool(config.minutes and spent > 60 * config.minutes)
+        if step % config.evaluate_every == 0 or over:
+            scores = {n: evaluate(banked, settings, test, tokenizer, facts=n) for n in (16, 48)}
+            log.write(
+                step=step, held_out=scores, ridge=settings.ridge().tolist(), rate=settings.rate().tolist()
+            )
+            score = scores[16]["told"] + 0.3 * scores[16]["never_told"] + 0.3 * scores[48]["told"]
+            if score > best:
+                best = score
+                save_model(config.out / "model", model, banked, settings, tokenizer)
+            state = {"model": model.state_dict(), "settings": settings.state_dict(), "bases": banked.bases}
+            state |= {"step": step, "best": best, "seconds": spent}
+            save_checkpoint(last, state | {"optimizers": [optim.state_dict() for optim in optims]})
+        if over:
+            return config.out / "model"
