@@ -24,7 +24,7 @@ def store(
     sessions = read(file, text)
     scopes: list[Scope] = []
     stored = 0
-    with where.open(create=True, model=learn) as memory:
+    with (where.open if learn else where.open_text)(create=True) as memory:
         before = sum(memory.ledger.count(scope) for scope in memory.ledger.scopes())
         for session in sessions:
             scope = scope_of(where, session)

@@ -127,9 +127,9 @@ def recall(
     json: Json = False,
 ) -> None:
     """Find what was said, with dates and sources. Calls no model."""
-    with where.open(model=False) as memory:
+    with where.open_text(reads=True, embedder=True) as memory:
         context = memory.recall(
-            query, where.scope(), budget_tokens=budget, as_of=_time(as_of), at=_time(at), explain=explain
+            query, where.scope(), budget_tokens=budget, as_of=as_of, at=at, explain=explain
         )
     if json:
         show.as_json(context)
@@ -150,7 +150,7 @@ def ask(
     json: Json = False,
 ) -> None:
     """Answer a question, saying which half of the memory spoke, with its sources."""
-    with where.open() as memory:
+    with where.open(reads=True) as memory:
         scope = where.scope()
         given = memory.answer(question, scope, arm=_arm(arm), budget_tokens=budget)
         if json:
@@ -169,7 +169,7 @@ def why(
     json: Json = False,
 ) -> None:
     """Show where something came from, from the message to the weights."""
-    with where.open(model=False) as memory:
+    with where.open_text(reads=True) as memory:
         found = memory.why(id, where.scope())
     if json:
         show.as_json(found)
@@ -210,7 +210,7 @@ def forget(
 @on_memory
 def status(where: Where, json: Json = False) -> None:
     """Count what is stored, what waits, and what the weights hold."""
-    with where.open(model=False) as memory:
+    with where.open_text(reads=True) as memory:
         found = memory.status(where.scope())
     if json:
         show.as_json(found)
@@ -222,7 +222,7 @@ def status(where: Where, json: Json = False) -> None:
 @on_memory
 def versions(where: Where, json: Json = False) -> None:
     """List the versions of the user's weights, the newest last."""
-    with where.open(model=False) as memory:
+    with where.open_text(reads=True) as memory:
         found = memory.versions(where.scope())
     if json:
         show.as_json(found)
@@ -249,18 +249,18 @@ def export(where: Where, path: Annotated[Path, typer.Argument(help="The file to 
     """Write everything that is known of the user to a file that `import` reads."""
     if path.exists():
         raise InputError(f"{path} is already there; name a new file, or remove that one first")
-    with where.open(model=False) as memory:
+    with where.open_text(reads=True) as memory:
         written = memory.export(path, where.scope())
-    show.line(f"wrote {path}: {_counts(written)}")
+    show.line(f"wrote {path}: {written} lines (weights are learned again from them)")
 
 
 @app.command("import")
 @on_memory
 def import_(where: Where, path: Annotated[Path, typer.Argument(help="A file that `export` wrote.")]) -> None:
     """Read a file that `export` wrote, into a memory that may be new."""
-    with where.open(create=True) as memory:
+    with where.open_text(create=True) as memory:
         read = memory.import_(path, where.scope())
-    show.line(f"read {path}: {_counts(read)}")
+    show.line(f"read {path}: {read} new messages")
 
 
 @app.command()
@@ -318,13 +318,3 @@ def _arm(name: str) -> str:
     if name not in ARMS:
         raise InputError(f"--arm {name!r} is not an arm; choose from {', '.join(ARMS)}")
     return name
-
-
-def _time(text: str | None) -> object:
-    from nestmem.agent.messages import parse_time
-
-    return None if text is None else parse_time(text, "the option")
-
-
-def _counts(values: dict[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in values.items()) or "nothing"

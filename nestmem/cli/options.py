@@ -1,7 +1,7 @@
 """The options that every command on a memory takes, and the memory that they describe.
 
-This is the only place in the package that reads the environment: NESTMEM_DB, NESTMEM_MODEL, NESTMEM_LLM,
-NESTMEM_LLM_MODEL, NESTMEM_EMBEDDER and OPENAI_API_KEY (each named in `--help`), and NESTMEM_DEBUG.
+This is the only place in the package that reads the environment: NESTMEM_DB, NESTMEM_MODEL, NESTMEM_LLM and
+NESTMEM_EMBEDDER (named in `--help`), OPENAI_API_KEY (for --llm and for an embeddings URL) and NESTMEM_DEBUG.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nestmem.errors import InputError
 
 if TYPE_CHECKING:
     from nestmem.agent.controller import Memory
+    from nestmem.agent.types import LLM
     from nestmem.store.records import Scope
 
 PANEL = "Which memory"
@@ -51,14 +52,8 @@ Llm = Annotated[
     typer.Option(
         "--llm",
         envvar="NESTMEM_LLM",
-        help="An OpenAI-compatible URL that writes and answers, e.g. http://localhost:11434/v1.",
+        help="An OpenAI-compatible URL that writes and answers, e.g. http://localhost:11434/v1#model.",
         rich_help_panel=PANEL,
-    ),
-]
-LlmModel = Annotated[
-    str,
-    typer.Option(
-        "--llm-model", envvar="NESTMEM_LLM_MODEL", help="The model's name there.", rich_help_panel=PANEL
     ),
 ]
 Embedder = Annotated[
@@ -86,7 +81,6 @@ class Where:
     session: Session = None
     model: Model = "mini"
     llm: Llm = None
-    llm_model: LlmModel = "default"
     embedder: Embedder = "auto"
     rule: Rule = "additive"
 
@@ -96,32 +90,57 @@ class Where:
 
         return Scope(tenant=self.tenant, user=self.user, session=self.session or session)
 
-    def open(self, *, create: bool = False, model: bool = True) -> Memory:
-        """Opens the memory. Without `create` the file must exist. Without `model` no weights are loaded,
-        for commands that need only the ledger."""
+    def open(self, *, create: bool = False, reads: bool = False) -> Memory:
+        """The memory with its model and embedder. Without `create` the file must exist. A command that
+        only `reads` also works on a file that cannot be written."""
+        if self.model == "none":
+            return self.open_text(create=create, reads=reads, embedder=True, llm=True)
+        self._must_exist(create)
+        quiet_libraries()
         from nestmem.assemble import open as open_memory
 
+        memory = open_memory(
+            self.db, model=self.model, rule=self.rule, embedder="none", read_only=reads and self._locked()
+        )
+        memory.embedder = self._load_embedder()
+        memory.llm = self.endpoint()
+        return memory
+
+    def open_text(
+        self, *, create: bool = False, reads: bool = False, embedder: bool = False, llm: bool = False
+    ) -> Memory:
+        """The memory without a model; torch is not needed, unless for the embedder."""
+        self._must_exist(create)
+        from nestmem.agent.controller import Memory
+        from nestmem.store import Ledger
+
+        found = self._load_embedder() if embedder else None
+        ledger = Ledger(self.db, read_only=reads and self._locked())
+        return Memory(ledger, embedder=found, llm=self.endpoint() if llm else None)
+
+    def _load_embedder(self) -> Any:
+        from nestmem import embedders
+
         quiet_libraries()
+        return embedders.load(self.embedder, api_key=os.environ.get("OPENAI_API_KEY"))
+
+    def _locked(self) -> bool:
+        return self.db.is_file() and not os.access(self.db, os.W_OK)
+
+    def _must_exist(self, create: bool) -> None:
         if not create and str(self.db) != ":memory:" and not self.db.exists():
             raise InputError(
                 f"there is no memory at {self.db}; name the file with --db, or start one with: nestmem chat"
             )
-        chosen = self.model if model and self.model != "none" else None
-        return open_memory(
-            self.db,
-            model=chosen,
-            rule=self.rule,
-            embedder=self.embedder,
-            llm=self.endpoint() if model else None,
-        )
 
-    def endpoint(self) -> Any:
-        """The chat endpoint of --llm, or None."""
+    def endpoint(self) -> LLM | None:
+        """The chat endpoint of --llm, or None. The model's name may follow the URL after a '#'."""
         if self.llm is None:
             return None
         from nestmem.agent.llm import ChatEndpoint
 
-        return ChatEndpoint(self.llm, model=self.llm_model, api_key=os.environ.get("OPENAI_API_KEY"))
+        url, _, model = self.llm.partition("#")
+        return ChatEndpoint(url, model=model or "default", api_key=os.environ.get("OPENAI_API_KEY"))
 
 
 def quiet_libraries() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from nestmem.agent.types import Answer, LearnReport, Why
     from nestmem.store.records import Receipt
 
-out = Console(highlight=False)
+PIPED_WIDTH = 120
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 
@@ -43,6 +46,15 @@ def plain(value: Any) -> Any:
 def line(text: str, style: str = "") -> None:
     """One line of plain text; brackets in it are not markup."""
     out.print(Text(text, style=style))
+
+
+def typed(text: str) -> None:
+    """Text word by word where somebody watches, at once where nobody does."""
+    for word in text.split(" "):
+        out.print(Text(f"{word} "), end="")
+        if out.is_terminal:
+            time.sleep(0.01)
+    out.print()
 
 
 def answer(given: Answer, sources: Iterable[str]) -> None:
@@ -84,7 +96,7 @@ def why(given: Why) -> None:
     """The steps from the source to the weights."""
     table = Table(show_header=True, header_style="bold", box=None)
     for column in ("what", "id", "text"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
     for step in given.steps:
         table.add_row(step.kind, step.id, Text(step.text))
     out.print(table)
