@@ -1,0 +1,210 @@
+"""From a question to an answer: the halves of the memory are asked apart, and what they say is compared.
+
+The text half reads recalled lines, the weights half is asked with nothing but the question. When both are
+asked and disagree, an answer that a stored memory backs goes before one that none backs, the half that
+knows before the one that does not, and otherwise the more confident half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nestmem.agent import prompts, speech
+from nestmem.agent.recall import Context
+from nestmem.agent.types import LLM, Arm, Chat, Learner, Spoke, State
+from nestmem.store.records import MemoryRecord
+
+By = Literal["model", "llm", "extract"]
+CHARS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """A recalled line with the events it quotes."""
+
+    line: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """An answer before its sources are known."""
+
+    text: str
+    spoke: Spoke
+    by: By
+    tokens: int
+    halves: dict[str, str] = field(default_factory=dict)
+
+
+def quotable(context: Context, exclude: Iterable[str]) -> tuple[list[str], list[Quote]]:
+    """The recalled lines for a prompt, without what no longer holds and what quotes an excluded event."""
+    hidden = set(exclude)
+    quotes = [
+        Quote(line=prompts.memory_line(item.text, item.date, item.speaker), sources=tuple(item.sources))
+        for item in context.items
+        if item.status != "superseded" and not set(item.sources) <= hidden
+    ]
+    return [quote.line for quote in quotes], quotes
+
+
+def quoted(answer: str, quotes: Sequence[Quote]) -> list[str]:
+    """The events of the lines in which the answer stands."""
+    found = [id_ for quote in quotes if speech.holds_answer(quote.line, answer) for id_ in quote.sources]
+    return list(dict.fromkeys(found))
+
+
+def supporting(spoken: Spoken, memories: Sequence[MemoryRecord], listed: set[str]) -> list[MemoryRecord]:
+    """The memories that an answer rests on: those with its value; for weights only those that are in them."""
+    if spoken.spoke == "none":
+        return []
+    backing = [
+        m
+        for m in memories
+        if m.answer and (speech.same(m.answer, spoken.text) or speech.holds_answer(spoken.text, m.answer))
+    ]
+    return [m for m in backing if m.id in listed] if spoken.spoke == "weights" else backing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Whoever turns a prompt into words: the learner, the endpoint for the text half, or nobody."""
+
+    learner: Learner | None
+    llm: LLM | None
+    max_new_tokens: int
+
+    def answer(
+        self,
+        question: str,
+        arm: Arm,
+        *,
+        lines: list[str],
+        state: State | None,
+        memories: Sequence[MemoryRecord],
+    ) -> Spoken:
+        """The answer of one arm. `memories`: what holds, for answers without a model and to back others."""
+        if arm == "none":
+            return self._alone(question)
+        if arm == "text" or self.learner is None or state is None:
+            if arm == "weights":
+                return Spoken(text=prompts.UNKNOWN, spoke="none", by="extract", tokens=0)
+            return self._from_text(question, lines, memories)
+        if arm == "weights" or not lines:
+            return self._from_weights(question, state)
+        return self._from_both(question, lines, state, memories)
+
+    def _alone(self, question: str) -> Spoken:
+        chat = prompts.question_chat(question)
+        if self.learner is None and self.llm is None:
+            return Spoken(text=prompts.UNKNOWN, spoke="none", by="extract", tokens=0)
+        if self.learner is not None:
+            [text] = self.learner.generate([chat], [None], max_new_tokens=self.max_new_tokens)
+            return Spoken(text=text.strip(), spoke="none", by="model", tokens=self._count(chat))
+        assert self.llm is not None
+        return Spoken(
+            text=self.llm.chat(chat, max_tokens=self.max_new_tokens),
+            spoke="none",
+            by="llm",
+            tokens=self._count(chat),
+        )
+
+    def _from_text(self, question: str, lines: list[str], memories: Sequence[MemoryRecord]) -> Spoken:
+        if not lines:
+            return self._alone(question) if self.learner or self.llm else _read_out(question, lines, memories)
+        if self.llm is not None:
+            chat = prompts.llm_answer_chat(question, lines)
+            text, by = self.llm.chat(chat, max_tokens=max(64, self.max_new_tokens)), "llm"
+        elif self.learner is not None:
+            chat = prompts.question_chat(question, lines)
+            [text] = self.learner.generate([chat], [None], max_new_tokens=self.max_new_tokens)
+            by = "model"
+        else:
+            return _read_out(question, lines, memories)
+        text = text.strip()
+        spoke: Spoke = "none" if speech.is_unknown(text) else "text"
+        return Spoken(text=text, spoke=spoke, by=by, tokens=self._count(chat), halves={"text": text})
+
+    def _from_weights(self, question: str, state: State) -> Spoken:
+        assert self.learner is not None
+        chat = prompts.question_chat(question)
+        [text] = self.learner.generate([chat], [state], max_new_tokens=self.max_new_tokens)
+        text = text.strip()
+        spoke: Spoke = "none" if speech.is_unknown(text) else "weights"
+        return Spoken(text=text, spoke=spoke, by="model", tokens=self._count(chat), halves={"weights": text})
+
+    def _from_both(
+        self, question: str, lines: list[str], state: State, memories: Sequence[MemoryRecord]
+    ) -> Spoken:
+        assert self.learner is not None
+        bare, full = prompts.question_chat(question), prompts.question_chat(question, lines)
+        if self.llm is not None:
+            read = self._from_text(question, lines, memories)
+            [weighed] = self.learner.generate([bare], [state], max_new_tokens=self.max_new_tokens)
+            halves, by, tokens = {"text": read.text, "weights": weighed.strip()}, read.by, read.tokens
+        else:
+            chats, states = [full, bare, full], [None, state, state]
+            texts = self.learner.generate(chats, states, max_new_tokens=self.max_new_tokens)
+            text, weighed, joint = (t.strip() for t in texts)
+            halves = {"text": text, "weights": weighed, "both": joint}
+            by, tokens = "model", self._count(full)
+        spoke = self._who_spoke(halves, memories, [full, bare], [None, state])
+        text = halves["weights"] if spoke == "weights" else halves["text"]
+        if spoke == "both":
+            text = min(halves["text"], halves["weights"], key=len)
+        return Spoken(
+            text=text, spoke=spoke, by=by if spoke != "weights" else "model", tokens=tokens, halves=halves
+        )
+
+    def _who_spoke(
+        self,
+        halves: dict[str, str],
+        memories: Sequence[MemoryRecord],
+        chats: list[Chat],
+        states: list[State | None],
+    ) -> Spoke:
+        assert self.learner is not None
+        text, weights = halves["text"], halves["weights"]
+        if speech.is_unknown(text) and speech.is_unknown(weights):
+            return "none"
+        if speech.same(text, weights) or speech.holds_answer(text, weights):
+            return "both"
+        if speech.is_unknown(weights):
+            return "text"
+        if speech.is_unknown(text):
+            return "weights"
+        backed = {
+            half: any(m.answer and speech.holds_answer(halves[half], m.answer) for m in memories)
+            for half in ("text", "weights")
+        }
+        if backed["text"] != backed["weights"]:
+            return "text" if backed["text"] else "weights"
+        if self.llm is not None:
+            return "text"
+        agreed = [half for half in ("text", "weights") if speech.same(halves[half], halves["both"])]
+        if agreed:
+            return "text" if agreed[0] == "text" else "weights"
+        sure = self.learner.confidence(chats, states)
+        return "text" if sure[0] >= sure[1] else "weights"
+
+    def _count(self, chat: Chat) -> int:
+        text = "\n".join(message["content"] for message in chat)
+        return self.learner.count_tokens(text) if self.learner else -(-len(text) // CHARS_PER_TOKEN)
+
+
+def _read_out(question: str, lines: list[str], memories: Sequence[MemoryRecord]) -> Spoken:
+    """Without a model: the stored answer whose question is like this one, else the first recalled line."""
+    tokens = -(-len("\n".join([*lines, question])) // CHARS_PER_TOKEN)
+    memory, likeness = speech.best_match(question, memories)
+    if memory is not None and memory.answer and likeness >= speech.ENOUGH:
+        return Spoken(
+            text=memory.answer, spoke="text", by="extract", tokens=tokens, halves={"text": memory.answer}
+        )
+    asked = speech.content(question)
+    ranked = sorted(lines, key=lambda line: -len(asked & speech.content(line)))
+    if ranked and asked & speech.content(ranked[0]):
+        line = ranked[0].removeprefix("- ")
+        return Spoken(text=line, spoke="text", by="extract", tokens=tokens, halves={"text": line})
+    return Spoken(text=prompts.UNKNOWN, spoke="none", by="extract", tokens=tokens)

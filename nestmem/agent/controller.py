@@ -1,0 +1,718 @@
+"""`nestmem.Memory`: observe, recall, learn into weights, answer, explain, forget.
+
+The ledger holds everything that is true; indexes and weights follow from it. What was observed is
+durable before `observe` returns. `learn` reads what is pending, in order, and commits memories, what they
+supersede, weight updates and the new weight version of a user in one transaction.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nestmem.agent import answering, chains, extract, prompts, selectors, speech, transfer
+from nestmem.agent.messages import Message, check_messages, parse_time
+from nestmem.agent.recall import Context
+from nestmem.agent.recall import recall as recall_text
+from nestmem.agent.types import (
+    ARMS,
+    LLM,
+    Answer,
+    Arm,
+    Embedder,
+    Learner,
+    LearnReport,
+    Reply,
+    State,
+    Step,
+    Why,
+)
+from nestmem.agent.weights import TRUSTED, Change, WeightBook
+from nestmem.errors import BaseChanged, InputError, LedgerReadOnly, LLMError
+from nestmem.store import Ledger
+from nestmem.store.records import Event, MemoryRecord, NewEvent, Receipt, Scope, WeightVersion, Work, utc_now
+
+Messages = str | Mapping[str, Any] | Message | Sequence[str | Mapping[str, Any] | Message]
+ATTEMPTS = 3
+
+
+def random_id(kind: str) -> str:
+    """A fresh id such as "mem_3f2a..."."""
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+@dataclass(kw_only=True)
+class _Lesson:
+    """What one user's pending events came to, before anything of it is stored."""
+
+    scope: Scope
+    work: list[Work]
+    records: list[MemoryRecord] = field(default_factory=list)
+    depends: list[tuple[str, str]] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+    forgets: list[tuple[str, str]] = field(default_factory=list)
+    links: list[chains.Link] = field(default_factory=list)
+    active: list[MemoryRecord] = field(default_factory=list)
+    skipped: int = 0
+    waiting: int = 0
+
+
+class Memory:
+    """The memory of an agent, in one ledger, for any number of users.
+
+    learner: the model whose weights learn (None: text memory only). embedder: adds meaning to recall.
+    llm: an endpoint that reads the text arm and turns open statements into questions. A `scope` argument
+    is a Scope or the name of a user; None is the default user.
+
+    >>> from nestmem.store import Ledger
+    >>> memory = Memory(Ledger(":memory:"))
+    >>> _ = memory.observe("My dog is called Biscuit.")
+    >>> memory.learn().learned
+    ("your dog's name is Biscuit",)
+    >>> memory.answer("What is the name of my dog?").text
+    'Biscuit'
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        learner: Learner | None = None,
+        embedder: Embedder | None = None,
+        llm: LLM | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        new_id: Callable[[str], str] = random_id,
+    ) -> None:
+        self.ledger = ledger
+        self.learner = learner
+        self.embedder = embedder
+        self.llm = llm
+        self._clock = clock
+        self._new_id = new_id
+        self._book = WeightBook(ledger, learner, clock=clock, new_id=new_id) if learner else None
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the ledger."""
+        self.ledger.close()
+
+    # Observing and recalling.
+
+    def observe(
+        self,
+        messages: Messages,
+        scope: Scope | str | None = None,
+        *,
+        occurred_at: datetime | str | None = None,
+        source: str = "user",
+    ) -> list[str]:
+        """Stores messages and returns their event ids. Durable before it returns; asks no model.
+
+        messages: a text (of the user), a message {"role", "content", "name", "timestamp", ...}, or a list.
+        occurred_at: when they were said, for those that do not say it themselves; by default the moment of
+        recording. source: "user", "import", or "tool" and "web", which are recalled and never learned.
+        All or nothing: InputError when any message cannot be stored.
+        """
+        checked = check_messages(messages, occurred_at=occurred_at)
+        stored = self.ledger.append(_scope(scope), [_new_event(m, source) for m in checked])
+        return [event.id for event in stored]
+
+    def recall(
+        self,
+        query: str,
+        scope: Scope | str | None = None,
+        *,
+        budget_tokens: int = 2000,
+        as_of: datetime | str | None = None,
+        at: datetime | str | None = None,
+        explain: bool = False,
+    ) -> Context:
+        """What the ledger holds about `query`, packed into `budget_tokens`, with dates and sources.
+
+        as_of: what was believed at that time. at: what was true at that time. Asks no model.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise InputError(f"recall was asked {query!r}; expected a text")
+        if budget_tokens <= 0:
+            raise InputError(f"budget_tokens is {budget_tokens}, expected at least 1")
+        return recall_text(
+            self.ledger,
+            self.embedder,
+            _scope(scope),
+            query,
+            budget_tokens=budget_tokens,
+            as_of=parse_time(as_of, "as_of"),
+            at=parse_time(at, "at"),
+            explain=explain,
+        )
+
+    # Answering.
+
+    def answer(
+        self,
+        question: str,
+        scope: Scope | str | None = None,
+        *,
+        arm: Arm = "both",
+        budget_tokens: int = 500,
+        max_new_tokens: int = 32,
+        exclude: Iterable[str] = (),
+    ) -> Answer:
+        """Answers from memory and says which half of it spoke.
+
+        arm: "none" (the model alone), "text" (recalled text in the prompt, no weights), "weights" (no text),
+        "both". exclude: event ids that recall must not quote (the question itself, in a chat).
+        """
+        if arm not in ARMS:
+            raise InputError(f"arm is {arm!r}, expected one of {', '.join(ARMS)}")
+        started = time.perf_counter()
+        where = _scope(scope)
+        state, version = self._weights(where) if arm in ("weights", "both") else (None, None)
+        lines, sources = [], []
+        if arm in ("text", "both"):
+            context = self.recall(question, where, budget_tokens=budget_tokens)
+            lines, sources = answering.quotable(context, exclude)
+        told = self.ledger.memories(where.owner)
+        if where.session is not None:
+            inside = {e.id for e in self.ledger.events(where)}
+            told = [m for m in told if m.event_id in inside]
+        told = [m for m in told if m.event_id not in set(exclude)]
+        reader = answering.Reader(learner=self.learner, llm=self.llm, max_new_tokens=max_new_tokens)
+        spoken = reader.answer(question, arm, lines=lines, state=state, memories=told)
+        listed = self._listed(where, version) if version and spoken.spoke in ("weights", "both") else set()
+        used = answering.supporting(spoken, told, listed)
+        events = list(dict.fromkeys([m.event_id for m in used]))
+        if not events and spoken.spoke in ("text", "both"):
+            events = answering.quoted(spoken.text, sources)
+        return Answer(
+            text=spoken.text,
+            spoke=spoken.spoke,
+            by=spoken.by,
+            sources=events,
+            memory_ids=[m.id for m in used],
+            tokens=spoken.tokens,
+            milliseconds=(time.perf_counter() - started) * 1000,
+            version=version.id if version else None,
+            arm=arm,
+            halves=spoken.halves,
+        )
+
+    def _weights(self, scope: Scope) -> tuple[State | None, WeightVersion | None]:
+        """The user's weights, learned again first when the stored ones were made for another model."""
+        if self._book is None:
+            return None, None
+        owner = scope.owner
+        if not self._book.current(owner):
+            self._relearn(owner)
+        return self._book.state(owner)
+
+    def _relearn(self, owner: Scope) -> None:
+        assert self._book is not None
+        lesson = self._read_pending(owner, work=[])
+        [change] = self._plan([lesson])
+        try:
+            with self.ledger.transaction():
+                version = self._book.commit(owner, change, "learned again for another model or rule")
+        except LedgerReadOnly as error:
+            raise BaseChanged(
+                f"the stored weights of user {owner.user!r} were made by another model or write rule, and this ledger "
+                "is read-only; open it once for writing to learn them again, or open it with the model they belong to"
+            ) from error
+        self._book.committed(owner, version, change.state)
+
+    def _listed(self, scope: Scope, version: WeightVersion) -> set[str]:
+        """Ids of the memories whose updates are in a version."""
+        return {u.memory_id for u in self.ledger.updates(scope.owner, ids=version.update_ids)}
+
+    # Learning.
+
+    def learn(self, scope: Scope | str | None = None) -> LearnReport:
+        """Learns what is pending of one user. Work that fails stays pending, with its error in `status`."""
+        return self.learn_many([_scope(scope)])[0]
+
+    def learn_many(self, scopes: Iterable[Scope | str]) -> list[LearnReport]:
+        """The same for several users: one batched weight write for all, one transaction for each."""
+        owners = list(dict.fromkeys(_scope(s).owner for s in scopes))
+        started = time.perf_counter()
+        reports: dict[Scope, LearnReport] = {}
+        waiting = owners
+        for attempt in range(ATTEMPTS):
+            lessons = [self._read_pending(owner) for owner in waiting]
+            changes = self._plan(lessons) if self._book else [None] * len(lessons)
+            waiting = []
+            for lesson, change in zip(lessons, changes, strict=True):
+                report = self._commit(lesson, change, last=attempt == ATTEMPTS - 1)
+                if report is None:
+                    waiting.append(lesson.scope)
+                else:
+                    reports[lesson.scope] = report
+        took = (time.perf_counter() - started) * 1000
+        return [LearnReport(**{**vars(reports[owner]), "ms": took}) for owner in owners]
+
+    def _read_pending(self, owner: Scope, *, work: list[Work] | None = None) -> _Lesson:
+        """Extracts the pending events of a user, in the order they were said. Stores nothing."""
+        work = self.ledger.pending(owner) if work is None else work
+        lesson = _Lesson(scope=owner, work=work)
+        events = {e.id: e for e in self.ledger.events(owner, ids=[w.event_id for w in work])}
+        believed = self.ledger.memories(owner)
+        for item in sorted(work, key=lambda w: (events[w.event_id].when, events[w.event_id].seq)):
+            self._read_event(lesson, item, events[item.event_id], believed)
+        self._settle(lesson)
+        return lesson
+
+    def _read_event(self, lesson: _Lesson, work: Work, event: Event, believed: list[MemoryRecord]) -> None:
+        if event.role != "user" or event.source not in TRUSTED:
+            lesson.skipped += 1
+            lesson.done.append(work.id)
+            return
+        held = _by_key([*believed, *lesson.records])
+        speaker = event.name if event.meta.get("group") else None
+        found = extract.extract(event.content, speaker=speaker, known=_known(held.values()))
+        lesson.forgets += [(event.id, request.what) for request in found.forgets]
+        stored = {
+            (m.key, m.answer)
+            for m in self.ledger.memories(lesson.scope, active_only=False, event_ids=[event.id])
+        }
+        try:
+            items = self._written(found.items)
+        except LLMError as error:
+            lesson.errors[work.id] = str(error)
+            items = [item for item in found.items if item.question or item.ends]
+        else:
+            lesson.done.append(work.id)
+        for item in items:
+            if (item.key, item.answer) in stored:
+                continue
+            record = self._record(lesson.scope, event, item)
+            lesson.waiting += item.question is None and not item.ends
+            lesson.depends += [(record.id, held[key].id) for key in item.depends if key in held]
+            lesson.records.append(record)
+
+    def _written(self, items: Sequence[extract.Item]) -> list[extract.Item]:
+        """Open items turned into questions and answers by the writer, if there is one. Raises LLMError."""
+        result: list[extract.Item] = []
+        for item in items:
+            if item.question or item.ends:
+                result.append(item)
+                continue
+            pairs = prompts.grounded(self._pairs(item.text), item.text)
+            result += [_written_item(item, q, a) for q, a in pairs] or [item]
+        return result
+
+    def _pairs(self, statement: str) -> list[tuple[str, str]]:
+        if self.llm is not None:
+            return prompts.parse_llm_pairs(self.llm.chat(prompts.llm_writer_chat(statement)))
+        if self.learner is not None:
+            return [p for p in self.learner.questions([statement])[0] if p[0].strip().endswith("?")]
+        return []
+
+    def _record(self, scope: Scope, event: Event, item: extract.Item) -> MemoryRecord:
+        what = "ends" if item.ends else "open" if item.question is None else "fact"
+        return MemoryRecord(
+            id=self._new_id("mem"),
+            scope=event.scope,
+            key=item.key,
+            text=item.text,
+            question=item.question,
+            answer=item.answer,
+            kind=item.kind,
+            event_id=event.id,
+            span=item.span,
+            valid_from=event.when,
+            believed_from=event.recorded_at,
+            extractor=f"{extract.VERSION}/{what}",
+        )
+
+    def _settle(self, lesson: _Lesson) -> None:
+        """Works out which memories hold once the new ones have joined."""
+        owner = lesson.scope
+        keys = {r.key for r in lesson.records}
+        old = self.ledger.memories(owner, active_only=False, keys=keys) if keys else []
+        sources = {m.event_id for m in (*old, *lesson.records)}
+        seq = {e.id: e.seq for e in self.ledger.events(owner, ids=sources)} if sources else {}
+        lesson.links = chains.links(old, lesson.records, seq)
+        over = {link.old for link in lesson.links}
+        active = [*self.ledger.memories(owner), *lesson.records]
+        lesson.active = [m for m in active if m.id not in over]
+
+    def _plan(self, lessons: list[_Lesson], *, again: Iterable[str] = ()) -> list[Change]:
+        assert self._book is not None
+        wanted = []
+        for lesson in lessons:
+            sources = self.ledger.events(lesson.scope, ids={m.event_id for m in lesson.active})
+            held = self._book.held(lesson.scope)
+            events = {e.id: e for e in sources}
+            wanted.append(self._book.wanted(lesson.scope, lesson.active, events, held=held, again=again))
+        return self._book.plan(wanted)
+
+    def _commit(self, lesson: _Lesson, change: Change | None, *, last: bool) -> LearnReport | None:
+        """Stores a lesson in one transaction. None when another process was quicker: read it again."""
+        owner, version = lesson.scope, None
+        with self.ledger.transaction():
+            if not last and [w.id for w in self.ledger.pending(owner)] != [w.id for w in lesson.work]:
+                return None
+            self.ledger.add_memories(owner, lesson.records)
+            for src, dst in lesson.depends:
+                self.ledger.add_edge(owner, src, dst, "depends_on")
+            for link in lesson.links:
+                self.ledger.supersede(owner, link.old, link.new, link.at, link.believed_to)
+            self.ledger.done(lesson.done)
+            for work_id, error in lesson.errors.items():
+                self.ledger.failed(work_id, error)
+            if change is not None and change.changes and self._book:
+                version = self._book.commit(owner, change, "learned")
+        if version is not None and change is not None and self._book:
+            self._book.committed(owner, version, change.state)
+        return self._report(lesson, change, version)
+
+    def _report(self, lesson: _Lesson, change: Change | None, version: WeightVersion | None) -> LearnReport:
+        head = version or self.ledger.head(lesson.scope)
+        told = [r for r in lesson.records if r.question and r.answer]
+        return LearnReport(
+            events=len(lesson.work),
+            memories=len(lesson.records),
+            superseded=len({link.old for link in lesson.links}),
+            updates=len(change.added) if change else 0,
+            promoted=sum(len(ids) for ids in change.moved.values()) if change else 0,
+            skipped=lesson.skipped,
+            waiting=lesson.waiting,
+            failed=len(lesson.errors),
+            errors=tuple(dict.fromkeys(lesson.errors.values())),
+            forget_requests=tuple(lesson.forgets),
+            learned=tuple(speech.acknowledge(r.question or "", r.answer or "") for r in told),
+            version=head.id if head else None,
+            digest=head.digest if head else None,
+        )
+
+    # Explaining.
+
+    def why(self, id: str, scope: Scope | str | None = None) -> Why:
+        """Where an event, memory, weight update or weight version came from, and what it led to."""
+        owner = _scope(scope).owner
+        memories = self.ledger.memories(owner, active_only=False)
+        updates = self.ledger.updates(owner)
+        version = next((v for v in self.ledger.versions(owner) if v.id == id), None)
+        if version is not None:
+            updates = [u for u in updates if u.id in version.update_ids]
+            memories = [m for m in memories if m.id in {u.memory_id for u in updates}]
+        else:
+            chosen = {u.memory_id for u in updates if u.id == id} | {
+                m.id for m in memories if id in (m.id, m.event_id)
+            }
+            memories = [m for m in memories if m.id in chosen]
+            updates = [u for u in updates if u.memory_id in chosen]
+        sources = self.ledger.events(owner, ids={m.event_id for m in memories} | {id})
+        if not sources and version is None:
+            raise InputError(
+                f"nothing of user {owner.user!r} has the id {id!r}; it may be forgotten, or another user's"
+            )
+        steps = [
+            Step(kind="event", id=e.id, text=f"({e.when:%Y-%m-%d}) {e.speaker}: {e.content}") for e in sources
+        ]
+        steps += [Step(kind="memory", id=m.id, text=_described(m)) for m in memories]
+        listed = set(head.update_ids) if (head := self.ledger.head(owner)) else set()
+        steps += [
+            Step(
+                kind="update",
+                id=u.id,
+                text=f"{u.level} weights, {'in' if u.id in listed else 'not in'} the head; {len(u.payload):,} bytes",
+            )
+            for u in updates
+        ]
+        versions = [v for v in self.ledger.versions(owner) if {u.id for u in updates} & set(v.update_ids)]
+        steps += [
+            Step(kind="version", id=v.id, text=f"{v.reason}, {len(v.update_ids)} updates, {v.digest[:12]}")
+            for v in versions[-1:]
+        ]
+        return Why(id=id, sources=[e.id for e in sources], steps=steps)
+
+    # Forgetting.
+
+    def forget(self, selector: Any, scope: Scope | str | None = None, *, dry_run: bool = False) -> Receipt:
+        """Removes events, all that came from them, and what they put into the weights.
+
+        selector: an event id, a memory id, a list of them, {"session": id}, {"text": "what to find"}, or
+        "everything". The weights end up bit-identical to a life without the events. The receipt holds ids,
+        counts and digests, never the text. With dry_run nothing is removed and `environment["would_remove"]`
+        lists what would go. InputError when nothing matches, or several things do.
+        """
+        where = _scope(scope)
+        event_ids = selectors.select(self.ledger, where, selector)
+        if dry_run:
+            return self._rehearse(where.owner, selector, event_ids)
+        receipt, requeued = self._forget(where.owner, selector, event_ids)
+        if requeued:
+            self.learn(where.owner)
+        return receipt
+
+    def _rehearse(self, owner: Scope, selector: Any, event_ids: list[str]) -> Receipt:
+        plan = self.ledger.forget_plan(owner, event_ids)
+        removed = {"events": len(plan.event_ids), "memories": len(plan.memory_ids)}
+        removed |= {"updates": len(plan.update_ids), "versions": len(plan.version_ids)}
+        texts = [f"{e.id}: {e.content}" for e in self.ledger.events(owner, ids=plan.event_ids)]
+        back = [m.text for m in self.ledger.memories(owner, active_only=False) if m.id in plan.restored_ids]
+        head = self.ledger.head(owner)
+        return Receipt(
+            id="dry-run",
+            scope=owner,
+            selector=selectors.without_text(selector),
+            removed=removed,
+            event_ids=plan.event_ids,
+            digest_before=head.digest if head else None,
+            digest_after=None,
+            replayed=0,
+            created_at=self._clock(),
+            environment={"dry_run": True, "would_remove": texts, "would_hold_again": back},
+        )
+
+    def _forget(self, owner: Scope, selector: Any, event_ids: list[str]) -> tuple[Receipt, bool]:
+        book, change, version = self._book, None, None
+        with self.ledger.transaction():
+            head = self.ledger.head(owner)
+            if book is not None and not book.current(owner):
+                book = None
+            held = book.held(owner) if book else None
+            if book:
+                book.state(owner)
+            plan = self.ledger.forget_plan(owner, event_ids)
+            removed = self.ledger.forget(owner, event_ids)
+            if book is not None and held is not None and head is not None:
+                active = self.ledger.memories(owner)
+                events = {e.id: e for e in self.ledger.events(owner, ids={m.event_id for m in active})}
+                want = book.wanted(owner, active, events, held=held, again=plan.restored_ids)
+                [change] = book.plan([want])
+                if change.changes or plan.version_ids:
+                    version = book.commit(owner, change, "forgot")
+            elif head is not None and plan.update_ids:
+                version = self._untouched_version(owner, head, set(plan.update_ids))
+            receipt = self._receipt(owner, selector, plan.event_ids, removed, head, version or head, change)
+            self.ledger.add_receipt(owner, receipt)
+        if self._book is not None:
+            self._book.drop(owner)
+        if book is not None and version is not None and change is not None:
+            book.committed(owner, version, change.state)
+        return receipt, bool(plan.requeued_event_ids)
+
+    def _untouched_version(self, owner: Scope, head: WeightVersion, gone: set[str]) -> WeightVersion:
+        """The head without some updates, when no model is here that could add the rest up: its digest is
+        left empty and is filled in by the next `learn` with that model."""
+        version = WeightVersion(
+            id=self._new_id("ver"),
+            scope=owner,
+            parent=None,
+            update_ids=tuple(id_ for id_ in head.update_ids if id_ not in gone),
+            digest="",
+            learner=head.learner,
+            reason="forgot",
+            created_at=self._clock(),
+        )
+        self.ledger.commit_version(owner, version)
+        return version
+
+    def _receipt(
+        self,
+        owner: Scope,
+        selector: Any,
+        event_ids: tuple[str, ...],
+        removed: dict[str, int],
+        before: WeightVersion | None,
+        after: WeightVersion | None,
+        change: Change | None,
+    ) -> Receipt:
+        learner = self.learner
+        return Receipt(
+            id=self._new_id("rcp"),
+            scope=owner,
+            selector=selectors.without_text(selector),
+            removed=removed,
+            event_ids=event_ids,
+            digest_before=before.digest if before else None,
+            digest_after=after.digest if after else None,
+            replayed=change.replayed if change else 0,
+            created_at=self._clock(),
+            environment={
+                "python": platform.python_version(),
+                "learner": learner.fingerprint if learner else None,
+                "rule": learner.rule if learner else None,
+            },
+        )
+
+    # Status, versions, moving house.
+
+    def status(self, scope: Scope | str | None = None) -> dict[str, Any]:
+        """Counts of what is stored and of what is still to be learned, with the errors of failed attempts."""
+        owner = _scope(scope).owner
+        pending = self.ledger.pending(owner)
+        head = self.ledger.head(owner)
+        open_items = [m for m in self.ledger.memories(owner) if m.extractor.endswith("/open")]
+        return {
+            **self.ledger.status(owner),
+            "pending": len(pending),
+            "failed": sum(w.attempts > 0 for w in pending),
+            "errors": sorted({w.last_error for w in pending if w.last_error}),
+            "waiting_for_a_writer": len(open_items),
+            "version": head.id if head else None,
+            "digest": head.digest if head else None,
+            "weights_current": self._book.current(owner) if self._book else None,
+            "learner": self.learner.fingerprint if self.learner else None,
+            "rule": self.learner.rule if self.learner else None,
+            "embedder": self.embedder.name if self.embedder else None,
+            "llm": self.llm.name if self.llm else None,
+        }
+
+    def versions(self, scope: Scope | str | None = None) -> list[WeightVersion]:
+        """The weight versions of a user, oldest first."""
+        return self.ledger.versions(_scope(scope).owner)
+
+    def restore(self, version_id: str, scope: Scope | str | None = None) -> WeightVersion:
+        """Makes the weights of an older version the head again, as a new version. The text memory stays.
+
+        What the older version did not hold stays out of the weights until it is said again.
+        """
+        owner = _scope(scope).owner
+        version = next((v for v in self.ledger.versions(owner) if v.id == version_id), None)
+        if version is None:
+            raise InputError(f"user {owner.user!r} has no weight version {version_id!r}; see versions()")
+        if self._book is None:
+            raise InputError(
+                "restoring weights needs the model they belong to; open the memory with model=..."
+            )
+        if version.learner != self._book.learner.fingerprint:
+            raise BaseChanged(
+                f"version {version_id} was made by another model or write rule; open the memory with that one"
+            )
+        with self.ledger.transaction():
+            change = self._book.of_version(owner, version)
+            restored = self._book.commit(owner, change, f"restored {version_id}")
+        self._book.committed(owner, restored, change.state)
+        return restored
+
+    def export(self, path: str | Path, scope: Scope | str | None = None) -> int:
+        """Writes a user's events and memories as JSON lines; returns how many lines. Weights are not written:
+        they are learned again from the memories, to the same digest under the same model."""
+        return transfer.export(self.ledger, _scope(scope).owner, Path(path))
+
+    def import_(self, path: str | Path, scope: Scope | str | None = None) -> int:
+        """Reads what `export` wrote into a user's memory; returns how many events are new. Doing it twice
+        changes nothing. InputError, with nothing stored, when a line is broken."""
+        return transfer.import_(self.ledger, _scope(scope).owner, Path(path))
+
+    # A chat turn.
+
+    def respond(self, message: str, scope: Scope | str | None = None) -> Reply:
+        """One turn of a chat: observes and learns the message, then acknowledges, forgets or answers."""
+        where = _scope(scope)
+        event_ids = self.observe(message, where)
+        report = self.learn(where)
+        wishes = [what for id_, what in report.forget_requests if id_ in event_ids]
+        if wishes:
+            return self._respond_forget(wishes, event_ids, where)
+        if message.rstrip().endswith("?") or (not report.learned and speech.asks(message)):
+            found = self.answer(message, where, exclude=event_ids)
+            return Reply(
+                text=found.text,
+                did="answered",
+                event_ids=event_ids,
+                learned=list(report.learned),
+                answer=found,
+            )
+        if report.learned:
+            return Reply(
+                text=f"Noted: {'; '.join(report.learned)}.",
+                did="learned",
+                event_ids=event_ids,
+                learned=list(report.learned),
+            )
+        return Reply(text="I have kept that.", did="listened", event_ids=event_ids)
+
+    def _respond_forget(self, wishes: list[str], event_ids: list[str], where: Scope) -> Reply:
+        """Forgets what was asked for, and the request with it, since it may quote what is to go."""
+        removed = 0
+        for what in wishes:
+            try:
+                found = selectors.select(self.ledger, where, {"text": what}, exclude=event_ids)
+            except InputError as error:
+                return Reply(text=f"I could not forget that: {error}", did="listened", event_ids=event_ids)
+            receipt = self.forget([*found, *event_ids], where)
+            removed += receipt.removed.get("memories", 0)
+            event_ids = []
+        noun = "memory" if removed == 1 else "memories"
+        return Reply(
+            text=f"Forgotten: {removed} {noun}, with the messages and weights behind.",
+            did="forgot",
+            event_ids=[],
+        )
+
+    def stream(self, message: str, scope: Scope | str | None = None) -> Iterator[str]:
+        """`respond` in pieces, word by word, for a terminal."""
+        text = self.respond(message, scope).text
+        for i, word in enumerate(text.split(" ")):
+            yield word if i == 0 else f" {word}"
+
+
+def _scope(scope: Scope | str | None) -> Scope:
+    if isinstance(scope, Scope):
+        return scope
+    if scope is None:
+        return Scope()
+    if isinstance(scope, str):
+        return Scope(user=scope)
+    raise InputError(f"the scope is {scope!r}, expected a Scope or the name of a user")
+
+
+def _new_event(message: Message, source: str) -> NewEvent:
+    meta = {**message.meta, **({"group": True} if message.group else {})}
+    return NewEvent(
+        role=message.role,
+        content=message.content,
+        occurred_at=message.occurred_at,
+        source=message.source or source,
+        name=message.name,
+        meta=meta,
+    )
+
+
+def _by_key(memories: Iterable[MemoryRecord]) -> dict[str, MemoryRecord]:
+    """The newest memory of each key, the newest key last."""
+    held: dict[str, MemoryRecord] = {}
+    for memory in sorted(memories, key=lambda m: m.valid_from):
+        held.pop(memory.key, None)
+        held[memory.key] = memory
+    return held
+
+
+def _known(memories: Iterable[MemoryRecord]) -> list[extract.Known]:
+    return [
+        extract.Known(key=m.key, question=m.question, answer=m.answer, kind=m.kind)  # pyright: ignore[reportArgumentType]
+        for m in memories
+        if m.answer
+    ]
+
+
+def _written_item(item: extract.Item, question: str, answer: str) -> extract.Item:
+    """An open item with a question that a model wrote for it."""
+    key = speech.key_of_question(question) or f"self/asked/{'_'.join(sorted(speech.content(question)))}"
+    return extract.Item(
+        span=item.span, text=item.text, key=key, kind=item.kind, functional=True, question=question, answer=answer,
+        confidence=0.5, depends=item.depends,
+    )  # fmt: skip
+
+
+def _described(memory: MemoryRecord) -> str:
+    said = f"{memory.question} {memory.answer}" if memory.question else memory.text
+    return f"{said} ({memory.kind}, {memory.key}, {memory.status}, by {memory.extractor})"

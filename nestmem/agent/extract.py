@@ -1,0 +1,1451 @@
+"""What is worth learning in a message, by rules: no model, no network, the same result every time.
+
+The way of a message: sentences (`clauses.sentences`) -> clauses -> subject and predicate -> an attribute
+of an entity (`relations`) with its value. Learned are statements that the speaker makes about themselves,
+about people, animals and things of theirs, and about how they want to be answered. Not learned are
+questions, conditions, reported and quoted talk, and talk about anybody else. A clear first-person
+statement that fits no rule is kept as an "open" item without question and answer, for a model to read.
+"""
+
+# ruff: noqa: E501  (a pattern is read whole, on one line)
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from nestmem.agent import clauses as talk
+from nestmem.agent import predicates, relations
+from nestmem.agent.lexicon import (
+    CODE_NOUNS,
+    COLOURS,
+    HE,
+    LANGUAGES,
+    NO_OCCUPATION,
+    OCCUPATION_ENDINGS,
+    SHE,
+    SPORTS,
+    STATES,
+    words,
+)
+from nestmem.agent.relations import Entity, Kind
+
+VERSION = "rules-1"
+MAX_MESSAGE_CHARS = 20_000
+MAX_VALUE_WORDS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Something learned before, which a correction ("not Leeds but York") or a name may refer to."""
+
+    key: str
+    question: str | None
+    answer: str
+    kind: Kind = "fact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One statement. `span` are characters of the message; `text` is what to show of it.
+
+    key: what it is about; a newer item of the same key supersedes. functional: one value at a time.
+    question and answer are None for an open item; `ends` says that what the key held is no longer so.
+    depends: keys of earlier memories without which this item could not have been read.
+    confidence: 0..1, by rule.
+    """
+
+    span: tuple[int, int]
+    text: str
+    key: str
+    kind: Kind
+    functional: bool
+    question: str | None
+    answer: str | None
+    confidence: float
+    ends: bool = False
+    depends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetRequest:
+    """The speaker asks to forget `what`. Only the controller's `forget` carries it out."""
+
+    span: tuple[int, int]
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """What was found in one message, in order."""
+
+    items: tuple[Item, ...] = ()
+    forgets: tuple[ForgetRequest, ...] = ()
+
+
+def extract(message: str, *, speaker: str | None = None, known: Sequence[Known] = ()) -> Extraction:
+    """Reads a message of the user.
+
+    speaker: the name of whoever says "I", when several people share the conversation; None for the one user.
+    known: what is believed so far, oldest first; corrections and names are resolved against it.
+    Messages longer than MAX_MESSAGE_CHARS are read up to there: nobody tells facts in a pasted file.
+    """
+    reader = _Reader(speaker, known)
+    for sentence in talk.sentences(message[:MAX_MESSAGE_CHARS]):
+        reader.read(sentence, message)
+    return Extraction(items=tuple(_settled(reader.items)), forgets=tuple(reader.forgets))
+
+
+def _settled(items: list[Item]) -> list[Item]:
+    """One item per key: the last that was said. An end gives way to what takes its place."""
+    last: dict[str, Item] = {}
+    for item in items:
+        if not (item.ends and item.key in last and not last[item.key].ends):
+            last.pop(item.key, None)
+            last[item.key] = item
+    told = [i for i in last.values() if i.question]
+    covered = {i.span for i in told}
+    return [i for i in last.values() if i.question or i.ends or i.span not in covered]
+
+
+# --- requests to forget ------------------------------------------------------------------------------
+
+_FORGET = re.compile(
+    r"^(?:(?:could|can|would|will) you |please |I (?:would like|want|need) you to |you (?:should|can|may|must) |kindly |just |now |now please |actually )*"
+    r"(?:(?:forget|delete|erase|remove|unlearn|wipe|drop|clear)(?: (?:about|that|what I (?:said|told you) about|everything (?:I said |you know )?about|all (?:you know )?about|the fact that|all (?:mentions|traces) of))*|"
+    r"(?:do not|stop) remember(?:ing)?(?: that)?|(?:do not|stop) (?:keep(?:ing)?|store|storing|sav(?:e|ing)))\s+(?P<what>.+?)"
+    r"(?:,? (?:please|from your memory|from (?:the|my) (?:memory|records|notes)|for me|again|now|altogether|completely|if you can|will you|would you|ok(?:ay)?|thanks|thank you))*$",
+    re.IGNORECASE,
+)  # fmt: skip
+_NOT_FORGET = re.compile(
+    r"^(?:it|that|this|to\b.*|about it|the (?:last|previous) (?:question|line|paragraph|sentence)|the (?:comma|duplicates?|row|column|file)s?\b.*)$",
+    re.I,
+)
+
+
+def _forget_request(sentence: talk.Sentence) -> ForgetRequest | None:
+    if "in case i forget" in sentence.opener or "before i forget" in sentence.opener:
+        return None
+    found = _FORGET.match(sentence.text)
+    if not found or _NOT_FORGET.match(found["what"]):
+        return None
+    return ForgetRequest(span=(sentence.start, sentence.end), what=found["what"].strip(" .!?"))
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+_PLACE_CUT = re.compile(
+    r"\s+(?:with|together|near|by|close to|next to|not far|alone|where|and (?:I|we|my)|in (?:an?|the|my|our)|on|right|near|to be|as|from (?:work|there)|among|at the|all|instead of|rather than|every)\b.*$",
+    re.I,
+)
+_TAIL = re.compile(
+    r",? (?:instead of|rather than|and not|not|no longer|over|as opposed to|more than any(?:thing| other)?|better than|in place of) .+$",
+    re.IGNORECASE,
+)
+_LOOSE = re.compile(
+    r"^(?:it|that|this|them|him|her|me|us|you|there|here|one|so|all|both|the same|something|anything|nothing|everything|someone|what|how|why|where|when|who|which)\b",
+    re.I,
+)
+
+
+def clean(value: str, shape: str) -> str | None:
+    """The bare value: no fillers, articles or quotes. None when it cannot be one."""
+    value = talk.strip_closers(value.strip())
+    quoted = re.match(r'^["\'](.+?)["\'](?=$|[\s,.!])', value)
+    if quoted:
+        return quoted.group(1).strip(" .,") or None
+    value = _TAIL.sub("", value)
+    value = re.sub(r"\s*\((?!\d).*?\)\s*$", "", value)
+    value = _SHAPES.get(shape, _thing)(value)
+    value = talk.strip_closers(value.strip(" ,;:\"'")).strip(' ,;:"')
+    if not value or len(value.split()) > MAX_VALUE_WORDS or (_LOOSE.match(value) and len(value.split()) < 3):
+        return None
+    return value
+
+
+def _thing(value: str) -> str:
+    value = re.sub(r"^(?:an?|some) (?=\S)", "", value, flags=re.IGNORECASE)
+    return re.split(r", (?=[a-z])", value)[0]
+
+
+def _place(value: str) -> str:
+    value = re.sub(
+        r"^(?:the (?:city|town|village|suburb|capital) of|beautiful|sunny|rainy|lovely|good old|downtown|central) ",
+        "",
+        value,
+    )
+    return _PLACE_CUT.sub("", re.split(r", (?=[a-z])", value)[0])
+
+
+def _name(value: str) -> str:
+    return re.split(r", (?=[a-z])| (?:who|which|because|and (?:he|she|it|they|we|I))\b", value)[0]
+
+
+def _company(value: str) -> str:
+    value = re.split(r", (?=[a-z])| (?:as an?|as the|as|in the|on the|where|doing|since|remotely)\b", value)[
+        0
+    ]
+    return re.sub(
+        r"^(?:an?|a company called|a firm called|the company|the firm) (?:company |firm |startup |start-up |place |shop )?(?:called |named )?",
+        "",
+        value,
+    )
+
+
+def _job(value: str) -> str:
+    value = re.split(r", | (?:at|for|with|in|by|from|on|who|and I|and we|now|of the|here)\b", value)[0]
+    return re.sub(
+        r"^(?:an?|the|being an?|qualified|trained|professional|full-time|part-time|registered|licensed|retired|new) ",
+        "",
+        value,
+    )
+
+
+def _study(value: str) -> str:
+    return re.split(r", | (?:at|in|with|for|and (?:I|graduated)|back|now|part|during|as)\b", value)[0]
+
+
+def _day(value: str) -> str:
+    return re.sub(
+        r"^(?:on|every|each|in|at) (?:the )?", "", re.split(r", (?=[a-z])", value)[0], flags=re.IGNORECASE
+    )
+
+
+def _time(value: str) -> str:
+    value = re.sub(r"^(?:at|around|about|on|by|from) ", "", value, flags=re.IGNORECASE)
+    return re.split(
+        r", | (?:every|each|sharp|in the|on|to|for|with|after|and|during|most|almost|or (?:so|later))\b",
+        value,
+    )[0]
+
+
+def _instrument(value: str) -> str:
+    value = re.sub(r"^(?:the|an?|my) ", "", value, flags=re.IGNORECASE)
+    return re.split(r", | (?:in|at|for|with|every|and (?:I|sing)|on|since)\b", value)[0]
+
+
+def _food(value: str) -> str:
+    return re.split(r", (?=[a-z])| (?:in|on|when|because|at all|anywhere)\b", _thing(value))[0]
+
+
+def _age(value: str) -> str:
+    return re.sub(r"\s*years?(?: old)?$", "", value)
+
+
+def _language(value: str) -> str:
+    value = re.split(
+        r", | (?:at|in|with|for|on|because|since|every|and (?:I|we)|fluently|well|very|a little|a bit|as)\b",
+        value,
+    )[0]
+    return re.sub(
+        r"^(?:to speak|speaking|some|a bit of|a little|fluent|the|my) ", "", value, flags=re.IGNORECASE
+    )
+
+
+def _transport(value: str) -> str:
+    return re.sub(
+        r"^(?:my|a|an|the) ",
+        "",
+        re.split(r", | (?:every|each|and|most|because)\b", value)[0],
+        flags=re.IGNORECASE,
+    )
+
+
+_SHAPES: dict[str, Callable[[str], str]] = {
+    "place": _place, "name": _name, "company": _company, "job": _job, "study": _study, "day": _day, "date": _day, "time": _time,
+    "instrument": _instrument, "food": _food, "age": _age, "language": _language, "transport": _transport, "sport": _instrument,
+}  # fmt: skip
+
+
+def is_occupation(value: str) -> bool:
+    """True for "nurse", "bus driver", "film editor"; false for "fan", "early riser", "mother"."""
+    words = value.casefold().split()
+    if (
+        not 1 <= len(words) <= 5
+        or words[-1] in NO_OCCUPATION
+        or set(words) & {"of", "big", "huge", "bit", "good", "bad", "great", "terrible"}
+    ):
+        return False
+    return words[-1].endswith(OCCUPATION_ENDINGS)
+
+
+def looks_like_name(value: str) -> bool:
+    """False for states ("very tired"), activities ("killing me") and descriptions ("a nurse")."""
+    words = value.split()
+    if (
+        not words
+        or words[0].casefold() in STATES
+        or (
+            re.match(r"(?:an?|the|in|on|at|to|by|with|for|\d+ (?:years|and))\b", value, re.I)
+            and not value[0].isupper()
+        )
+    ):
+        return False
+    return value[0].isupper() or (
+        not re.search(r"(?:ing|ed|ly|ful|less|ous|ive)$", words[0].casefold()) and len(words) <= 3
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+_OWN = r"(?:my|our|My|Our)"
+_NP = r"(?P<np>[\w'’-]+(?: [\w'’-]+){0,5}?)"
+_CALL = r"(?:call(?:s|ed|ing)?|nam(?:e|es|ed|ing)|christen(?:ed)?|nicknam(?:e|ed)|re-?nam(?:e|ed|ing)|dubbed|baptised|titled)"
+
+
+@dataclass
+class _Reader:
+    """Reads one message. `focus`: the entities spoken of, the latest last; pronouns refer to them."""
+
+    speaker: str | None
+    known: Sequence[Known]
+    items: list[Item] = field(default_factory=list)
+    forgets: list[ForgetRequest] = field(default_factory=list)
+    focus: list[Entity] = field(default_factory=list)
+    subject: Entity | None = None
+    span: tuple[int, int] = (0, 0)
+    source: str = ""
+    pronoun: bool = False
+
+    def __post_init__(self) -> None:
+        self.me = Entity((), self.speaker)
+        self.names = {
+            k.answer.casefold(): k.key
+            for k in self.known
+            if k.key.endswith("/name") and k.key.count("/") == 1
+        }
+
+    # One sentence.
+
+    def read(self, sentence: talk.Sentence, message: str) -> None:
+        """Adds what the sentence tells to `items` and `forgets`."""
+        self.span, self.source = (sentence.start, sentence.end), message[sentence.start : sentence.end]
+        forget = _forget_request(sentence)
+        if forget:
+            self.forgets.append(forget)
+            return
+        if sentence.talk != "statement" or self._style(sentence.text):
+            self._notice(sentence.text)
+            return
+        before = len(self.items)
+        if self._correction(sentence.text):
+            return
+        whole = self._whole(sentence.text)
+        if not whole:
+            for clause in talk.clauses(sentence.text):
+                if not self._clause(clause):
+                    self._notice(clause.text)
+        self._mentions(sentence.text)
+        if len(self.items) == before:
+            self._open(sentence.text)
+
+    def _clause(self, clause: talk.Clause) -> bool:
+        text = talk.strip_openers(clause.text)[0]
+        if clause.link == "main":
+            return self._tell(text)
+        subject = self.subject if clause.link == "and" else (self.focus[-1] if self.focus else None)
+        return subject is not None and self._predicate(subject, text)
+
+    def _tell(self, text: str) -> bool:
+        """Tries the forms of a statement, most particular first."""
+        for form in (
+            self._rewritten,
+            self._naming,
+            self._ending,
+            self._changed,
+            self._inverse,
+            self._subject,
+            self._labelled,
+        ):
+            if form(text):
+                return True
+        return False
+
+    # Statements whose order is turned round.
+
+    def _whole(self, text: str) -> bool:
+        """Forms that a cut into clauses would break."""
+        meet = re.match(
+            rf"(?:meet|this is|say hello to|let me introduce) (?:you to )?(?P<v>[A-Z][\w' -]*?), {_OWN} {_NP}$",
+            text,
+        )
+        meet = meet or re.match(
+            rf"(?:let me introduce(?: you to)?|meet|say hello to|this is) {_OWN} {_NP}[:,]? (?P<v>[A-Z][\w' -]*)$",
+            text,
+            re.I,
+        )
+        meet = meet or re.match(
+            rf"(?:when|if|whenever) I (?:say|mention|talk about|speak of) (?P<v>.+?), (?:I mean|that is|it is|I am talking about|you know it is) {_OWN} {_NP}$",
+            text,
+            re.I,
+        )
+        meet = meet or re.match(rf"(?P<v>.+?),? that is {_OWN} {_NP}$", text)
+        if meet:
+            entity, attribute = self._noun_phrase(meet["np"], named=True)
+            return self._add(entity, attribute, meet["v"], "name")
+        got = re.match(
+            rf"(?:just )?(?:got|adopted|bought)(?: \w+self)? an? {_NP}[!.,:;-]+ (?:meet|called|named|say hello to|it is|this is|the name is) (?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if got:
+            return self._add(self._entity(got["np"]), "name", got["v"], "name")
+        return False
+
+    def _rewritten(self, text: str) -> bool:
+        for pattern, make in _TURNED:
+            found = pattern.match(text)
+            if found and (straight := make(found)) and straight != text:
+                return self._tell(straight)
+        return False
+
+    # Naming.
+
+    def _naming(self, text: str) -> bool:
+        """ "we named him X", "I call my car X", "we renamed the dog to X", "call me X"."""
+        me = re.match(
+            rf"(?:(?:please|just|you (?:can|may|should)|everyone|everybody|people|(?:my |all my |most of my )?(?:friends|mates|family|colleagues|teammates)(?: all)?|they|most people) )*(?:still |usually |always |just )*{_CALL} me (?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if me:
+            return self._add(self.me, "nickname", me["v"], "name")
+        found = re.match(
+            rf"(?:I|we|{_OWN} [\w-]+) (?:and (?:I|we) )?(?:have |had )?(?:also |just |finally |then |recently |decided to |decided on |ended up |chose to |want to |like to |jokingly |all )*"
+            rf"(?P<verb>{_CALL}) (?:(?P<pro>him|her|it|them)|(?:my|our|the|this|that) (?P<np>[\w'-]+(?: [\w'-]+){{0,3}}?)) (?:from (?P<old>.+?) to |to |as |simply |just )?(?P<v>(?!is\b|was\b).+)$",
+            text,
+            re.I,
+        )
+        if found:
+            np = found["np"]
+            words = np.split() if np else []
+            if (
+                np
+                and not found["old"]
+                and not relations.takes_name(relations.noun(np))
+                and relations.takes_name(relations.noun(words[0]))
+            ):
+                return self._add(self._entity(words[0]), "name", " ".join([*words[1:], found["v"]]), "name")
+            entity = self._entity(np) if np else self._antecedent(found["pro"])
+            return entity is not None and self._named(entity, found["v"])
+        gave = re.match(
+            rf"(?:I|we) (?:gave|have given|chose|picked|settled on|went with) (?:(?P<pro>him|her|it|them)|(?:my|our|the) {_NP}) the name (?P<v>.+)$",
+            text,
+            re.I,
+        )
+        gave = gave or re.match(
+            rf"(?:I|we) (?:chose|picked|settled on|went with|gave) (?:the name )?(?P<v>.+?) (?:as (?:the|a) name )?for (?:(?P<pro>him|her|it|them)|(?:my|our|the) {_NP})(?:'s name)?$",
+            text,
+            re.I,
+        )
+        if gave and ("name" in text.lower()):
+            entity = self._entity(gave["np"]) if gave["np"] else self._antecedent(gave["pro"])
+            return entity is not None and self._named(entity, gave["v"])
+        return False
+
+    def _named(self, entity: Entity, value: str) -> bool:
+        attribute = "codename" if entity.head == "project" else "name"
+        return self._add(entity, _THING_NAME.get(entity.key, attribute), value, "name", entity_key=True)
+
+    # Ends and changes.
+
+    def _ending(self, text: str) -> bool:
+        """ "I no longer live in Leeds", "I quit my job at X": what the key held is no longer so."""
+        found = re.match(
+            r"(?P<s>I|we|my [\w -]+?|our [\w -]+?) (?:no longer|do not|does not|am not|is not|are not|have stopped|has stopped|stopped|have given up|gave up|given up|quit) (?P<p>.+?)(?: any ?more| any longer| now)?$",
+            text,
+            re.I,
+        )
+        if not found:
+            return False
+        explicit = re.search(
+            r"\b(?:no longer|any ?more|any longer|stopped|gave up|given up|quit)\b", text, re.I
+        )
+        if not explicit:
+            return bool(
+                re.match(
+                    r"(?:I|we|my|our)\b.*\b(?:am|is|are|do|does) not (?!like|enjoy|eat|stand|care)",
+                    text,
+                    re.I,
+                )
+            ) and not re.search(r"\bdo(?:es)? not (?:like|eat|enjoy)", text)
+        entity = self._who(found["s"])
+        if entity is None:
+            return False
+        verb = re.search(r"\b(am|is|are) not\b", text)
+        said = ("be " if verb or re.match(r"(?:an?|allergic|based|from|with)\b", found["p"]) else "") + found[
+            "p"
+        ]
+        predicate = predicates.base_form(
+            re.sub(r"^(\w+)ing\b", lambda m: predicates._ING.get(m.group().lower(), m.group()), said)
+        )
+        for hit in predicates.read(predicate, self._letter(entity)):
+            value = clean(hit.value, hit.shape)
+            if value:
+                self._end(entity, hit.attribute, value)
+                return True
+        return True
+
+    def _end(self, entity: Entity, attribute: str, value: str) -> None:
+        item = self._item(relations.key(entity, attribute, value), "event", None, None, 0.8)
+        self.items.append(replace(item, ends=True, functional="/" not in item.key.split("/", 1)[1]))
+
+    def _changed(self, text: str) -> bool:
+        """ "I changed my wifi password to V", "my sister changed her name to V", "the name changed from A to V"."""
+        found = re.match(
+            rf"(?:I|we) (?:have )?(?:just |recently |also )*(?:chang(?:e|ed)|updated|reset|set|switched|moved|shifted|upgraded|renamed) {_OWN} {_NP} (?:from (?P<old>.+?) )?(?:to|into|for) (?P<v>.+)$",
+            text,
+            re.I,
+        )
+        found = found or re.match(
+            rf"(?:{_OWN}|the) {_NP} (?:has |have |was |is |got )?(?:just |recently |been )*(?:chang(?:e|ed)|moved|updated|renamed|switched|reset) (?:from (?P<old>.+?) )?to (?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if found:
+            entity, attribute = self._noun_phrase(found["np"], named=not _is_attribute(found["np"]))
+            return self._add(entity, attribute, found["v"], "name")
+        swap = re.match(
+            r"(?:I|we) (?:have )?(?:just |recently |finally |now )*(?:switched|changed|went|moved|swapped|swap|traded|converted|transferred) (?:over )?(?:my [\w ]+ )?(?:from )?(?P<old>.+?) (?:to|for|with) (?P<v>.+)$",
+            text,
+            re.I,
+        )
+        swap = swap or re.match(
+            r"(?:I|we) (?:have )?(?:just |recently |finally |now )*(?:replaced|exchanged|dropped|left|sold|cancelled|quit|ditched|gave up|closed) (?:my |the |our |an? )?(?P<old>.+?) (?:with|for|and (?:now )?(?:bought|took up|got|use|joined|took|chose|booked|read|picked up|work for|went to)) (?:an? |the )?(?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if swap:
+            return self._instead(swap["old"], swap["v"])
+        return False
+
+    def _instead(self, old: str, new: str) -> bool:
+        """The key whose value is `old` gets the value `new`."""
+        held = clean(old, "thing")
+        match = self._held(held) if held else None
+        value = clean(re.sub(r" (?:for|as|in|at) (?:my|the|all|coding|good|work)\b.*$", "", new), "thing")
+        if match is None or value is None:
+            return False
+        self._again(match, value)
+        return True
+
+    def _again(self, match: Known, value: str) -> None:
+        many = match.key.count("/") > 1
+        if many:
+            self.items.append(replace(self._item(match.key, "event", None, None, 0.8), ends=True))
+        key = f"{match.key.rsplit('/', 1)[0]}/{relations.slug(value)}" if many else match.key
+        item = self._item(key, match.kind, match.question, value, 0.8)
+        depends = (
+            () if any(i.key == match.key and i.answer == match.answer for i in self.items) else (match.key,)
+        )
+        self.items.append(replace(item, functional=not many, depends=depends))
+
+    def _held(self, value: str) -> Known | None:
+        wanted = relations.slug(value)
+        for item in reversed(self.items):
+            if item.answer and relations.slug(item.answer) == wanted:
+                return Known(key=item.key, question=item.question, answer=item.answer, kind=item.kind)
+        return next((k for k in reversed(self.known) if relations.slug(k.answer) == wanted), None)
+
+    def _latest(self) -> Known | None:
+        for item in reversed(self.items):
+            if item.answer:
+                return Known(key=item.key, question=item.question, answer=item.answer, kind=item.kind)
+        return self.known[-1] if self.known else None
+
+    def _correction(self, text: str) -> bool:
+        """ "not Leeds but York", "it's York, not Leeds", "sorry, I meant York"."""
+        for pattern in _CORRECTIONS:
+            found = pattern.match(text)
+            if not found:
+                continue
+            named = found.groupdict()
+            if named.get("old"):
+                old = clean(named["old"], "thing")
+                match = self._held(old) if old else None
+                if match is None and pattern is _CORRECTIONS[0]:
+                    continue
+            else:
+                match = self._latest()
+            value = clean(found["v"], "thing")
+            if (
+                match is not None
+                and value is not None
+                and not re.match(r"(?:I|we|my|our|he|she)\b", value, re.I)
+            ):
+                self._again(match, value)
+                return True
+        return False
+
+    # Subject and predicate.
+
+    def _inverse(self, text: str) -> bool:
+        """ "X is my boss", "teal is my sister's favourite colour", "X is the name of my dog"."""
+        found = re.match(
+            rf"(?P<v>(?!(?:my|our|I|we|the (?:name|code|password)|there|it|that|this|he|she|what|where)\b).+?) (?:is|are|was|will be|has become|became|must be|remains) (?:now |still |actually |currently |also |definitely |by far )*(?:called )?{_OWN} {_NP}$",
+            text,
+            re.I,
+        )
+        if found:
+            return self._own_noun(found["np"], found["v"])
+        of = re.match(
+            rf"(?P<v>.+?) (?:is|are|was) (?:now |still |actually |currently )*the (?:new )?(?P<a>[\w -]+?) (?:of|for|to) {_OWN} {_NP}$",
+            text,
+            re.I,
+        )
+        if of:
+            entity, attribute = self._attribute_of(of["a"], of["np"])
+            return self._add(entity, attribute, of["v"], "thing")
+        return False
+
+    def _own_noun(self, np: str, value: str) -> bool:
+        entity, attribute = self._noun_phrase(talk.strip_closers(np), named=False)
+        if attribute is None:
+            return looks_like_name(value) and self._add(entity, "name", value, "name")
+        return self._add(entity, attribute, value, "thing")
+
+    def _subject(self, text: str) -> bool:
+        """ "I ...", "my sister Anna ...", "she ...", "Anna ...", "the code for my locker is ..."."""
+        code = re.match(
+            rf"(?:the|my|our) (?:new |current |secret )*(?P<a>[\w -]+?) (?:of|for|to|on) (?:my|our|the) {_NP}(?:'s)? (?:is|are|was|has (?:been )?changed to|reads) (?:now |still |called |set to |actually )*(?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if code and (
+            not text.lower().startswith("the ")
+            or re.search(r"\b(?:of|for|to|on) (?:my|our)\b", text, re.I)
+            or code["a"].split()[-1].lower() in CODE_NOUNS
+        ):
+            entity, attribute = self._attribute_of(code["a"], code["np"])
+            return self._add(entity, attribute, code["v"], "thing")
+        plain = re.match(
+            r"(?:the|a) (?:new |current )*(?P<a>(?:[\w'-]+ ){0,3}?(?P<head>[\w-]+)) (?:is|has (?:been )?changed to) (?:now |still |called |set to )*(?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if plain and plain["head"].lower() in CODE_NOUNS:
+            return self._add(self.me, relations.attribute_name(plain["a"]), plain["v"], "thing")
+        me = re.match(r"(?:I|we|us all)\b,? (?P<p>.+)$", text)
+        if me:
+            self.subject = self.me
+            return self._predicate(self.me, me["p"])
+        own = re.match(r"(?:my|our) (?P<rest>.+)$", text, re.I)
+        if own:
+            return self._owned(own["rest"])
+        other = re.match(r"(?P<who>he|she|it|they|his|her|its|their)\b (?P<rest>.+)$", text, re.I)
+        if other:
+            return self._pronoun_clause(other["who"].lower(), other["rest"])
+        return self._by_name(text)
+
+    def _owned(self, rest: str) -> bool:
+        """ "my NP PREDICATE": where the noun phrase ends is decided by the first verb after it."""
+        for cut in _VERB.finditer(rest):
+            np, predicate = rest[: cut.start()].strip(), rest[cut.start() :].strip()
+            if np and len(np.split()) <= 6:
+                return self._about(np, predicate)
+        return False
+
+    def _about(self, np: str, predicate: str) -> bool:
+        called = re.match(
+            r"(?:is|are|was|has been|have been|got) (?:also |now |just |still |actually |officially )*(?:called|named|known as|nicknamed|renamed(?: to)?|christened) (?P<v>.+)$",
+            predicate,
+            re.I,
+        )
+        called = called or re.match(
+            r"(?:goes by(?: the name(?: of)?)?|answers to(?: the name(?: of)?)?|listens to the name|responds to|bears the name|has the name|has (?:a|the) (?:\w+ )?name[:,]?) (?P<v>.+)$",
+            predicate,
+            re.I,
+        )
+        if called:
+            entity, attribute = self._noun_phrase(np, named=True)
+            return self._add(entity, attribute, called["v"], "name", entity_key=True)
+        entity, attribute = self._noun_phrase(np, named=False)
+        if attribute is None:
+            self.subject = entity
+            self.focus.append(entity)
+            return self._predicate(entity, predicate)
+        found = re.match(
+            r"(?:is|are|was|will be|would be|has to be|has always been|has been|remains|became|reads|reading|:)(?: now| still| actually| currently| always| definitely| probably| simply| just| set to| spelled| that of| called| being| to be| going to be| no longer)*:? (?P<v>.+)$",
+            predicate,
+            re.I,
+        )
+        if found and not re.search(r"\bno longer\b", predicate[:30]):
+            return self._attribute(entity, attribute, found["v"])
+        when = re.match(r"(?:\w+s) (?:on|at|in) (?P<v>.+)$", predicate)
+        return bool(when) and self._time_of(np, predicate)
+
+    def _attribute(self, entity: Entity, attribute: str, value: str) -> bool:
+        prep = re.match(r"(?P<prep>on|at|in|to|by|every|each|from|with|near) (?P<v>.+)$", value, re.I)
+        if prep and attribute not in relations.ATTRIBUTES and not attribute.startswith("favourite"):
+            asked = "When" if _TIMELIKE.search(prep["v"]) else "Where"
+            shown = clean(prep["v"], "day" if asked == "When" else "place")
+            noun = attribute.replace("_", " ")
+            item = shown and self._item(
+                f"{entity.key}/{attribute}/{asked.lower()}",
+                "fact",
+                f"{asked} is {entity.possessive} {noun}?",
+                shown,
+                0.7,
+            )
+            return bool(item) and self._push(item)
+        if (
+            re.match(r"(?:\w+ing|not|very|so|really|too|quite|pretty|about to|going to|to)\b", value)
+            and " " in value
+            and attribute not in relations.ATTRIBUTES
+        ):
+            return False
+        if (
+            attribute not in relations.ATTRIBUTES
+            and value.split()[0].casefold() in STATES
+            and not attribute.startswith("favourite")
+        ):
+            return False
+        shapes = {"job": "job", "home_city": "place", "birthplace": "place", "birthday": "date", "employer": "company", "study_field": "study",
+                  "wedding_date": "day", "meeting_day": "day", "music_lesson_day": "day", "training_day": "day", "next_trip": "place",
+                  "wake_time": "time", "bedtime": "time", "gym_time": "time", "instrument": "instrument", "room_number": "thing"}  # fmt: skip
+        value = (
+            re.sub(r"^(?:on|in|at|to|by|from|with|being|at room|room) (?=\S)", "", value)
+            if attribute in relations.ATTRIBUTES
+            else value
+        )
+        return self._add(entity, attribute, value, shapes.get(attribute, "thing"))
+
+    def _time_of(self, np: str, predicate: str) -> bool:
+        """ "my flight leaves at nine" -> "When does my flight leave?"."""
+        found = re.match(r"(?P<verb>\w+)s (?:on|at|in|every) (?P<v>.+)$", predicate)
+        if not found or not _TIMELIKE.search(found["v"]):
+            return False
+        noun = np.casefold()
+        value = clean(found["v"], "day")
+        question = f"When does my {noun} {found['verb']}?"
+        return bool(value) and self._push(
+            self._item(f"{self.me.key}/{relations.slug(noun)}/{found['verb']}", "fact", question, value, 0.7)
+        )
+
+    def _pronoun_clause(self, who: str, rest: str) -> bool:
+        entity = self._antecedent(who)
+        if entity is None:
+            return False
+        self.pronoun = True
+        told = (
+            self._about_entity(entity, rest)
+            if who in ("his", "her", "its", "their")
+            else self._predicate(entity, rest)
+        )
+        self.pronoun = False
+        self.subject = entity
+        return told
+
+    def _about_entity(self, entity: Entity, rest: str) -> bool:
+        """ "his name is Zibo", with "his" known to be the dog's."""
+        for cut in _VERB.finditer(rest):
+            np, predicate = rest[: cut.start()].strip(), rest[cut.start() :].strip()
+            if np:
+                chain = "'s ".join([*entity.path, np])
+                return self._about(chain, predicate)
+        return False
+
+    def _by_name(self, text: str) -> bool:
+        """ "Anna moved to York", when Anna is known to be the sister."""
+        for name, key in self.names.items():
+            if text.casefold().startswith((f"{name} ", f"{name}'s ")):
+                entity = self._from_key(key)
+                rest = text[len(name) :].lstrip()
+                if rest.startswith("'s "):
+                    return self._about_entity(entity, rest[3:])
+                before = len(self.items)
+                told = self._predicate(entity, rest)
+                said = any(i.key == key for i in self.items[:before])
+                self.items[before:] = [
+                    i if said else replace(i, depends=(*i.depends, key)) for i in self.items[before:]
+                ]
+                return told
+        return False
+
+    def _labelled(self, text: str) -> bool:
+        """ "My sister: Anna", "favourite colour: teal", "Place of birth: Graz"."""
+        found = re.match(
+            r"(?:(?P<own>my|our) )?(?:new )?(?P<np>[\w' -]{2,40}?)\s*(?::| - | = )\s*(?P<v>.+)$", text, re.I
+        )
+        if not found or len(found["np"].split()) > 5:
+            return False
+        attribute = relations.attribute_name(found["np"])
+        if (
+            not found["own"]
+            and attribute not in relations.ATTRIBUTES
+            and not attribute.startswith("favourite")
+        ):
+            return False
+        return self._own_noun(found["np"], found["v"])
+
+    # Predicates.
+
+    def _predicate(self, entity: Entity, said: str) -> bool:
+        if re.match(
+            r"(?:used to|will not|would|might|may|could|should|had to|have to|need to|want to|was going|did not|never|hope|plan|wonder|guess|mean)\b",
+            said,
+            re.I,
+        ) and not re.match(r"never (?:eat|touch)|would like", said, re.I):
+            return False
+        predicate = predicates.base_form(said)
+        if self._has(entity, said, predicate) or self._two_part(entity, predicate):
+            return True
+        who = self._letter(entity)
+        for hit in predicates.read(predicate, who):
+            if self._accept(entity, hit):
+                return True
+        return (
+            self._is(entity, predicate)
+            or self._likes(entity, predicate)
+            or self._habit(entity, predicate)
+            or self._kept(entity, predicate)
+        )
+
+    def _accept(self, entity: Entity, hit: predicates.Hit) -> bool:
+        value = clean(hit.value, hit.shape)
+        if value is None or not _fits(hit.attribute, value):
+            return False
+        if "/" in hit.attribute:
+            noun, attribute = hit.attribute.split("/")
+            return self._add(entity.of(noun), attribute, value, hit.shape)
+        if hit.attribute == "job" and re.search(r" (?:at|for|with) (?=[A-Z])", hit.value):
+            company = clean(re.split(r" (?:at|for|with) (?=[A-Z])", hit.value, maxsplit=1)[1], "company")
+            if company:
+                self._add(entity, "employer", company, "company")
+        if hit.attribute == "employer" and (job := re.search(r" as an? (.+)$", hit.value)):
+            self._add(entity, "job", job.group(1), "job")
+        return self._add(entity, hit.attribute, value, hit.shape)
+
+    def _two_part(self, entity: Entity, predicate: str) -> bool:
+        """ "am called X", "go by X" as predicates of a known subject."""
+        found = re.match(
+            r"(?:be (?:called|named|known as)|go by(?: the name(?: of)?)?|answer to(?: the name(?: of)?)?) (?P<v>.+)$",
+            predicate,
+            re.I,
+        )
+        if not found:
+            return False
+        attribute = "nickname" if not entity.path and predicate.startswith("go by") else "name"
+        return self._add(entity, attribute, found["v"], "name")
+
+    def _has(self, entity: Entity, said: str, predicate: str) -> bool:
+        """ "have a dog called Zibo", "adopted a dog": names it, or at least brings it into focus."""
+        found = _HAVE.match(said) or _HAVE.match(predicate)
+        if not found:
+            return False
+        np = found["np"]
+        noun = relations.noun(np)
+        if not relations.takes_name(noun):
+            return False
+        owned = entity.of(noun)
+        self.focus.append(owned)
+        if not found["v"]:
+            return False
+        return self._add(owned, "name", found["v"], "name")
+
+    def _is(self, entity: Entity, predicate: str) -> bool:
+        """ "am a nurse", "is Karen" of a boss, "is red" of a car."""
+        found = re.match(r"be (?P<v>.+)$", predicate, re.I)
+        if not found:
+            return False
+        raw = found["v"]
+        role = re.match(r"an? (?P<v>.+)$", raw, re.I)
+        person = not entity.path or relations.is_person(entity.path[-1])
+        if role and person:
+            job = clean(role["v"], "job")
+            company = re.search(r" (?:at|for|with) ([A-Z].*)$", role["v"])
+            if job and is_occupation(job):
+                if company and (name := clean(company.group(1), "company")):
+                    self._add(entity, "employer", name, "company")
+                return self._add(entity, "job", job, "job")
+            return False
+        if role and entity.path and not relations.is_animal(entity.path[-1]):
+            return self._add(entity, _KIND_OF.get(entity.head, "kind"), role["v"], "thing")
+        if entity.path and relations.takes_name(entity.path[-1]) and looks_like_name(raw):
+            return self._add(entity, "name", raw, "name")
+        return False
+
+    def _likes(self, entity: Entity, predicate: str) -> bool:
+        found = predicates.LIKES.match(predicate)
+        if not found:
+            return False
+        best = re.match(
+            r"(?P<v>.+?) (?:more than any other|best of all|the most of all|above all other) (?P<a>[\w ]+)$",
+            found["v"],
+            re.I,
+        )
+        if best:
+            thing = re.sub(r"s$", "", best["a"])
+            return self._add(entity, relations.attribute_name("favourite " + thing), best["v"], "thing")
+        colour = re.match(r"the colou?r (?P<v>.+)$", found["v"], re.I)
+        if colour and not found["hate"]:
+            return self._add(entity, "favourite_colour", colour["v"], "thing")
+        group = (
+            "dislikes"
+            if found["hate"]
+            else "prefers"
+            if found["prefer"] or found["best"] == "prefer "
+            else "likes"
+        )
+        value = clean(re.sub(r"^(?:to be|to have|having) ", "", found["v"]), "food")
+        if (
+            value is None
+            or re.match(r"(?:you|your|my|when|how|that|it)\b", value, re.I)
+            or (group == "prefers" and value.startswith("to "))
+        ):
+            return False
+        return self._add(entity, group, value, "food", confidence=0.7)
+
+    def _habit(self, entity: Entity, predicate: str) -> bool:
+        """ "go swimming every Tuesday" -> "When do I go swimming?"."""
+        found = _EVERY.match(predicate)
+        if not found or entity.speaker:
+            return False
+        doing = re.sub(r"^(?:always|usually) ", "", found["do"])
+        verb = "am I " + doing[3:] if doing.startswith("be ") else f"do I {doing}"
+        if entity.path:
+            verb = (
+                f"is {entity.phrase} {doing[3:]}"
+                if doing.startswith("be ")
+                else f"does {entity.phrase} {doing}"
+            )
+        question = f"When {_second(verb)}?"
+        return self._push(
+            self._item(
+                f"{entity.key}/when/{relations.slug(doing)}",
+                "habit",
+                question,
+                talk.strip_closers(found["v"]),
+                0.7,
+            )
+        )
+
+    def _kept(self, entity: Entity, predicate: str) -> bool:
+        """ "parked the car on level three" -> "Where did I park the car?"."""
+        found = re.match(
+            r"(?P<verb>keep|put|hid|left|parked|stored|store|buried|hide|stashed) (?P<o>(?:the|my|our|a|an) [\w' -]+?) (?P<v>(?:in|on|under|behind|at|inside|next to|beside|near|below|above) .+)$",
+            predicate,
+            re.I,
+        )
+        if not found or entity.path or entity.speaker:
+            return False
+        past = {
+            "hid": "hide",
+            "left": "leave",
+            "parked": "park",
+            "stored": "store",
+            "buried": "bury",
+            "stashed": "stash",
+            "put": "put",
+        }
+        verb = found["verb"].lower()
+        asked = (
+            f"Where did I {past[verb]} {_second(found['o'])}?"
+            if verb in past
+            else f"Where do I {verb} {found['o']}?"
+        )
+        value = talk.strip_closers(found["v"])
+        thing = re.sub(r"^(?:the|my|our|an?) ", "", found["o"])
+        return self._push(
+            self._item(
+                f"{entity.key}/place/{relations.slug(thing)}", "fact", asked.replace("your", "my"), value, 0.7
+            )
+        )
+
+    # How the speaker wants to be answered.
+
+    def _style(self, text: str) -> bool:
+        for pattern in _STYLES:
+            found = pattern.match(text)
+            value = found and clean(found["v"], "style")
+            if value and not _LOOSE.match(value):
+                return self._add(self.me, "answer_style", value, "style")
+        return False
+
+    # People mentioned, with or without their name, and what fits no rule.
+
+    def _notice(self, text: str) -> None:
+        """Whoever is mentioned is who "she" means in the next clause."""
+        for found in re.finditer(r"\b(?:my|our) ((?:[\w-]+ ){0,2}?[\w-]+)\b", text, re.I):
+            words = found.group(1).split()
+            for size in range(len(words), 0, -1):
+                noun = relations.noun(" ".join(words[:size]))
+                if relations.takes_name(noun):
+                    self.focus.append(self.me.of(noun))
+                    break
+
+    def _mentions(self, text: str) -> None:
+        """ "my sister Anna" anywhere in a statement names the sister."""
+        for found in re.finditer(
+            rf"\b{_OWN} ((?:[\w-]+ ){{0,2}}?[a-z][\w-]+) ([A-Z][\w'-]*[\w](?: [A-Z][\w-]+)?)(?!['\w])", text
+        ):
+            noun = relations.noun(found.group(1))
+            if (relations.is_person(noun) or relations.is_animal(noun)) and found.group(2) not in ("I", "Is"):
+                entity = self.me.of(noun)
+                if not any(i.key == f"{entity.key}/name" for i in self.items):
+                    self._add(entity, "name", found.group(2), "name", confidence=0.8)
+
+    def _open(self, text: str) -> None:
+        if not re.search(r"\b(?:I|my|our|we|mine|ours|me)\b", text, re.I) or _SMALL_TALK.search(text):
+            return
+        if not re.match(r"(?:(?:\w+,? ){0,6})(?:I|we|my|our|me)\b", text, re.I) or len(text.split()) < 4:
+            return
+        words = [w for w in re.findall(r"[\w'-]+", text.casefold()) if w not in _STOP][:8]
+        if len(words) < 2:
+            return
+        kind: Kind = (
+            "habit"
+            if re.search(r"\b(?:always|usually|every|often|never)\b", text, re.I)
+            else "event"
+            if re.search(r"\b(?:\w+ed|went|was|were|had|got|saw|met)\b", text)
+            else "fact"
+        )
+        self.items.append(self._item(f"{self.me.key}/open/{'_'.join(words)}", kind, None, None, 0.4))
+
+    # Entities.
+
+    def _who(self, subject: str) -> Entity | None:
+        subject = subject.strip()
+        if subject.lower() in ("i", "we"):
+            return self.me
+        return self._entity(re.sub(r"^(?:my|our) ", "", subject, flags=re.I))
+
+    def _entity(self, np: str) -> Entity:
+        """ "sister's dog" -> my sister's dog. A name behind a person noun ("sister Anna") is noted and left out."""
+        entity = self.me
+        for piece in re.split(r"['’]s ", np):
+            entity = entity.of(self._without_name(entity, piece.removesuffix("'s")))
+        self.focus.append(entity)
+        return entity
+
+    def _without_name(self, owner: Entity, piece: str) -> str:
+        named = re.match(
+            r"(?P<noun>(?:[\w-]+ ){0,2}?[a-z][\w-]*) (?P<name>[A-Z][\w'-]*(?: [A-Z][\w'-]*)?)$", piece
+        )
+        if named and (
+            relations.is_person(relations.noun(named["noun"]))
+            or relations.is_animal(relations.noun(named["noun"]))
+        ):
+            noun = relations.noun(named["noun"])
+            self._add(owner.of(noun), "name", named["name"], "name")
+            return noun
+        return relations.noun(piece)
+
+    def _noun_phrase(self, np: str, *, named: bool) -> tuple[Entity, str | None]:
+        """Splits "sister's favourite food" into an entity and an attribute; None when it is an entity itself.
+        `named`: the predicate gives a name, so a bare noun is the thing that is named."""
+        np = re.sub(
+            r"^(?:(?:new|current|own|actual|present|very own|lovely|dear|beloved) )+",
+            "",
+            np.strip(),
+            flags=re.I,
+        )
+        of = re.match(r"(?P<a>[\w ]+?) of (?:my |our )(?P<np>.+)$", np)
+        if of:
+            return self._attribute_of(of["a"], of["np"])
+        pieces = re.split(r"['’]s ", np)
+        last = pieces[-1]
+        owner = self._entity("'s ".join(pieces[:-1])) if len(pieces) > 1 else self.me
+        noun = relations.noun(self._strip_name(last))
+        if last.lower() in ("name", "first name"):
+            return owner, "codename" if owner.head == "project" else "name"
+        attribute = self._attribute_name(owner, last)
+        if last.lower() == "partner" and owner.path:
+            return owner, "partner_name"
+        if named and not _is_attribute(last):
+            entity = self._entity(np)
+            return entity, _THING_NAME.get(entity.key, "name")
+        if named and attribute in _CALLED_ATTRIBUTE:
+            return owner, attribute
+        if relations.is_person(noun) or relations.is_animal(noun):
+            return self._entity(np), None
+        if not named and noun.split()[-1] in _POSSESSIONS and attribute not in relations.ATTRIBUTES:
+            return self._entity(np), None
+        return owner, attribute
+
+    def _attribute_name(self, owner: Entity, noun: str) -> str:
+        name = relations.attribute_name(noun)
+        if (
+            name == "home_city"
+            and relations.slug(noun) in ("place", "house", "flat", "apartment", "home")
+            and owner.path
+        ):
+            return "home_city"
+        if owner.path and not relations.is_person(owner.path[-1]) and name in ("home_city", "job"):
+            return relations.slug(noun)
+        return name
+
+    def _strip_name(self, piece: str) -> str:
+        return re.sub(r" [A-Z][\w'-]*$", "", piece)
+
+    def _attribute_of(self, attribute: str, np: str) -> tuple[Entity, str]:
+        """ "code" and "locker" -> my locker code; "name" and "dog" -> the name of my dog."""
+        noun = relations.noun(np.removesuffix("'s"))
+        slugged = relations.attribute_name(attribute)
+        if (
+            attribute.split()[-1].lower() in CODE_NOUNS | {"combination", "combo", "number"}
+            and slugged != "codename"
+        ):
+            joined = relations.attribute_name(
+                f"{np} code" if slugged in ("combination", "combo") else f"{np} {attribute.split()[-1]}"
+            )
+            return self.me, "locker_code" if joined.startswith(
+                "locker"
+            ) and "password" not in joined else joined
+        if slugged in ("name", "title") and relations.attribute_name(np) in _CALLED_ATTRIBUTE:
+            return self.me, relations.attribute_name(np)
+        entity = self._entity(np)
+        if slugged == "name" and entity.head == "project":
+            return entity, "codename"
+        return entity, _THING_NAME.get(
+            entity.key, slugged
+        ) if slugged == "name" or noun == np == "" else slugged
+
+    def _antecedent(self, pronoun: str) -> Entity | None:
+        pronoun = pronoun.lower()
+        for entity in reversed(self.focus):
+            noun = entity.head
+            if not entity.path:
+                continue
+            if pronoun in ("he", "him", "his") and (
+                noun in SHE or (not relations.is_person(noun) and not relations.is_animal(noun))
+            ):
+                continue
+            if pronoun in ("she", "her") and (
+                noun in HE or (not relations.is_person(noun) and not relations.takes_name(noun))
+            ):
+                continue
+            if pronoun in ("it", "its") and relations.is_person(noun):
+                continue
+            return entity
+        return None
+
+    def _from_key(self, key: str) -> Entity:
+        path = key.split("/")[0].split(".")
+        if self.speaker:
+            path = path[1:]
+        return Entity(tuple(p.replace("_", " ") for p in path if p != "self"), self.speaker)
+
+    def _letter(self, entity: Entity) -> str:
+        if not entity.path:
+            return "s"
+        return (
+            "p"
+            if relations.is_person(entity.path[-1])
+            else "a"
+            if relations.is_animal(entity.path[-1])
+            else "t"
+        )
+
+    # Items.
+
+    def _add(
+        self,
+        entity: Entity,
+        attribute: str | None,
+        value: str,
+        shape: str,
+        *,
+        confidence: float = 0.9,
+        entity_key: bool = False,
+    ) -> bool:
+        cleaned = clean(value, shape)
+        if attribute is None or cleaned is None:
+            return False
+        if (
+            attribute == "name"
+            and not entity_key
+            and (cleaned.split()[0].casefold() in STATES and not cleaned[0].isupper())
+        ):
+            return False
+        if attribute in ("name", "codename") and entity.path and entity not in self.focus[-1:]:
+            self.focus.append(entity)
+        if attribute == "name" and entity.path:
+            self.names[cleaned.casefold()] = f"{entity.key}/name"
+        known = relations.ATTRIBUTES.get(attribute)
+        key, question = relations.key(entity, attribute, cleaned), relations.question(entity, attribute)
+        kind: Kind = known.kind if known else "preference" if attribute.startswith("favourite") else "fact"
+        item = self._item(key, kind, question, cleaned, confidence, about=entity)
+        return self._push(replace(item, functional=not (known and known.many)))
+
+    def _push(self, item: Item) -> bool:
+        self.items.append(item)
+        return True
+
+    def _item(
+        self,
+        key: str,
+        kind: Kind,
+        question: str | None,
+        answer: str | None,
+        confidence: float,
+        *,
+        about: Entity | None = None,
+    ) -> Item:
+        text = self.source
+        if self.pronoun and about is not None and about.path:
+            text = f"({about.phrase}) {text}"
+        return Item(
+            span=self.span,
+            text=text,
+            key=key,
+            kind=kind,
+            functional=True,
+            question=question,
+            answer=answer,
+            confidence=confidence,
+        )
+
+
+def _second(text: str) -> str:
+    return re.sub(r"\bour\b", "my", text)
+
+
+def _fits(attribute: str, value: str) -> bool:
+    """Whether the value can be one of the attribute, where a pattern alone would take too much."""
+    first = value.split()[0].casefold()
+    if attribute in ("learning_language", "language"):
+        return first in LANGUAGES or (value[0].isupper() and len(value.split()) <= 2)
+    if attribute == "sport":
+        return first in SPORTS
+    if attribute == "colour":
+        return (
+            first in COLOURS
+            or any(first.startswith(c) for c in COLOURS)
+            or ("-" in value and value.split("-")[-1] in COLOURS)
+        )
+    if attribute == "disliked_food":
+        return first not in {
+            "when",
+            "how",
+            "that",
+            "it",
+            "people",
+            "my",
+            "being",
+            "the",
+            "to",
+            "going",
+            "waking",
+            "doing",
+            "working",
+            "having",
+            "rain",
+            "mondays",
+        } and not first.endswith("ing")
+    if attribute in ("home_city", "hometown", "birthplace", "childhood_home", "work_city", "next_trip"):
+        return first not in {
+            "a",
+            "an",
+            "the",
+            "my",
+            "our",
+            "your",
+            "this",
+            "that",
+            "fear",
+            "bed",
+            "work",
+            "school",
+            "peace",
+            "hope",
+            "front",
+            "doubt",
+            "charge",
+            "town",
+            "love",
+        } or (value.startswith(("the ", "The ")) and any(w[0].isupper() for w in value.split()[1:]))
+    if attribute == "employer":
+        return value[0].isupper() or (
+            first
+            not in {
+                "home",
+                "night",
+                "nights",
+                "the",
+                "a",
+                "an",
+                "my",
+                "us",
+                "free",
+                "money",
+                "fun",
+                "weekends",
+                "peace",
+                "hours",
+                "least",
+                "myself",
+                "months",
+                "years",
+                "me",
+                "two",
+                "three",
+            }
+            and not first.endswith("ing")
+        )
+    if attribute == "nationality":
+        return first not in {"english-speaking"} and value not in (
+            "Christian",
+            "Vegan",
+            "Vegetarian",
+            "Catholic",
+            "Muslim",
+        )
+    if attribute == "job":
+        return first not in {"well", "hard", "usual", "soon", "such", "it", "team", "volunteer", "part"}
+    if attribute == "breed":
+        return first not in {
+            "good",
+            "bad",
+            "very",
+            "bit",
+            "little",
+            "great",
+            "real",
+            "lovely",
+            "big",
+            "sweet",
+            "rescue",
+            "boy",
+            "girl",
+        }
+    return True
+
+
+def _is_attribute(np: str) -> bool:
+    """True for "wifi", "wifi password", "favourite food": names of attributes rather than of things."""
+    name = relations.attribute_name(np)
+    return (
+        name in relations.ATTRIBUTES or name.startswith("favourite") or np.split()[-1].lower() in CODE_NOUNS
+    )
+
+
+_VERB = re.compile(
+    r"(?<!\w)(?:is|are|was|were|has|have|had|will|can|does|do|goes|lives?|works?|loves?|likes?|hates?|prefers?|enjoys?|plays?|stud(?:y|ies|ied)|speaks?|drives?|"
+    r"teach(?:es)?|moved|moves|grew|owns?|collects?|runs?|rides?|got|adopted|bought|answers|listens|responds|bears|sleeps?|eats?|drinks?|turned|turns|arrives?|"
+    r"dislikes?|adores?|detests?|became|wants|uses|orders|takes|supports?|retired|married|started|joined|switched|changed|leaves?|starts?|ends?|opens?|closes?|begins?|"
+    r"departs?|lands?|supports|follows?|fears?|wears?|remains|reads|needs?|gets?|comes?|could|always|never|usually|just|now|recently|also|still|really|only|no longer)(?!\w)", re.IGNORECASE
+)  # fmt: skip
+_HAVE = re.compile(
+    r"(?:(?:have|has) )?(?:just |recently |also |finally |now |always |actually |only )*(?:have|has|had|got|gotten|own|owns|adopted|adopt|bought|buy|rescued|took in|picked up|brought home|brought|welcomed|received|found|keep|keeps|"
+    r"started|founded|run|runs|sail|launched|host|written|wrote|get|play in|sing in|am in|be in|write|opened)(?: (?:myself|home|for myself|us|me))? (?:(?:an?|another|one|two|my|our|the|this|some|his|her|their|new|little|small|young|old|rescue|cute|big|lovely|beautiful|pet) )*"
+    r"(?P<np>[a-z][\w-]+(?: [a-z][\w-]+)?)(?: (?:of (?:mine|ours)|yesterday|today|last (?:week|month|year)|recently|from the shelter|at home|at work))?(?:,? (?:and )?(?:called|named|whose name is|by the name of|who is called|which is called|that is called|that I call|that goes by|who goes by|"
+    r"(?:and )?(?:I |we )?(?:called|named) (?:it|him|her|them)) (?P<v>.+?))?$", re.IGNORECASE
+)  # fmt: skip
+_TIMELIKE = re.compile(
+    r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day|\d|\b(?:noon|midnight|morning|evening|night|afternoon|january|february|march|april|may|june|july|august|september|october|november|december|"
+    r"tomorrow|weekend|week|month|spring|summer|autumn|winter|christmas|easter)\b|o'clock", re.IGNORECASE
+)  # fmt: skip
+_EVERY = re.compile(
+    r"^(?P<do>\w.{3,60}?),? (?P<v>(?:every|each|on) (?:other |second |single )?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|day|morning|evening|night|afternoon|week|month|year|weekend|weekday|summer|winter|spring|autumn)\b.{0,40})$",
+    re.I,
+)
+_KIND_OF = {"car": "kind", "phone": "kind", "bike": "kind", "boat": "kind"}
+_POSSESSIONS = words(
+    "boat bike band podcast blog café cafe truck van robot company startup business project shop team "
+    "plant house-plant guitar"
+)
+_CALLED_ATTRIBUTE = frozenset(
+    {
+        "wifi_name",
+        "hotel",
+        "gym_name",
+        "employer",
+        "street",
+        "bank",
+        "school",
+        "university",
+        "airline",
+        "newspaper",
+    }
+)
+_THING_NAME = {"wifi": "name"}
+
+_CORRECTIONS = [re.compile(p, re.IGNORECASE) for p in (
+    r"(?:no,? |actually,? |sorry,? )*(?:it is|that is|it was|it should be|that should be|make that)? ?(?:actually |really )?not (?P<old>.+?),? (?:but|it is|rather|it was)(?: actually| really)? (?P<v>.+)$",
+    r"(?:it|that|this|he|she) (?:is|was|should be|has to be|should have been) (?:actually |really |now |in fact )*(?P<v>.+?),? (?:and )?(?:not|instead of|rather than|no longer) (?P<old>.+)$",
+    r"(?:not (?P<old>.+?)[,;:]? )?I (?:meant|mean|wanted to say|meant to say|should have said) (?:to say |that it is |it is )?(?P<v>(?!to\b|it\b|that\b|well\b|no\b|by\b).+?)$",
+    r"I (?:meant|mean) (?P<v>.+?),? not (?P<old>.+)$",
+    r"I (?:said|wrote|told you|typed|mentioned)(?: that)?(?: it (?:was|is))? (?P<old>[^,]+?),? but (?:I meant|it (?:is|was|should be)|that (?:was|is) wrong,? it is|actually it is|really it is)(?: actually| really)? (?P<v>.+)$",
+    r"it used to be (?P<old>.+?),? (?:but )?(?:now )?it is (?:now )?(?P<v>.+)$",
+    r"(?:make that|that should be|it should be|should be|it should have been|it is actually|it is really|it is in fact) (?P<v>.+)$",
+    r"(?:replace|change|correct) (?P<old>.+?) (?:with|to|by|into) (?P<v>.+)$",
+)]  # fmt: skip
+
+_ANS = r"(?:answers?|repl(?:y|ies)|responses?|explanations?|messages)"
+_STYLES = [re.compile(p, re.IGNORECASE) for p in (
+    rf"(?:please |always |from now on,? )*(?:keep|make|write|give me|phrase|format|send(?: me)?) (?:all |me )?(?:your|the|my) {_ANS} (?:always )?(?P<v>.+)$",
+    rf"(?:I (?:like|love|want|prefer|need|enjoy|would like|would prefer|appreciate)(?: it when)?) (?:all )?(?:your|my|the) {_ANS} (?:to be |are |kept |always )?(?P<v>.+)$",
+    rf"(?:I (?:like|love|want|prefer|need|enjoy|would like|would prefer|appreciate|only want)) (?P<v>(?:[\w-]+ ){{1,3}}){_ANS}$",
+    r"(?:please |always |you should |from now on,? |kindly )*(?:answer|reply|respond|write|speak|talk)(?: to)?(?: me)?(?: always| only)? (?P<v>(?:in|with|using|like|as|briefly|shortly|formally|concisely|informally|politely|without|only)\b.*)$",
+    rf"(?:your|the) {_ANS} should (?:always )?be (?P<v>.+)$",
+    rf"(?:please |always )*give me (?P<v>(?:[\w-]+ ){{1,3}}){_ANS}$",
+    r"I (?:would like|want|prefer|need) (?:it if )?you (?:to )?(?:always )?(?:answer|reply|respond|write|speak|talk)(?: to)?(?: me)? (?P<v>.+)$",
+    r"(?:please )?(?P<v>(?:do not|never|always) use (?:emojis?|bullet points|jargon|exclamation marks|slang|markdown|tables|lists)\b.*)$",
+    rf"for (?:your )?{_ANS},? I (?:like|prefer|want) (?P<v>.+)$",
+)]  # fmt: skip
+
+_SMALL_TALK = re.compile(
+    r"^(?:I|we) (?:am|are) (?:(?:so|very|really|a bit|just|feeling|doing|quite|all|pretty|not|here|back|still|too|only|also) )*(?:fine|good|great|well|tired|ok|okay|back|sorry|bored|here|happy|glad|sure|ready|done|curious|confused|lost|stuck|"
+    r"excited|hungry|busy|looking|wondering|thinking|trying|asking|going|planning|not sure|afraid (?:that|not|so)|interested|kidding|joking|serious|grateful|thankful|impressed|listening|right|late|off)\b|"
+    r"^I (?:do not know|do not think|do not understand|see|agree|understand|hope|think so|guess|wonder|mean|need (?:you|to|help|a|an|some)|have (?:a|another|one|some|two|to) (?:question|request|problem|idea|favou?r|go|write|make|think|do|run)\w*|want (?:you|to|a|some|an)|"
+    r"will|would|love (?:it|that|this)|like (?:it|that|this)|appreciate|forgot|just wanted|was (?:just|wondering|thinking)|can (?:not|see|try)|could|should|might|must|thank|feel|believe|trust|know|can not (?:wait|believe|decide|find|remember))\b|"
+    r"^(?:let me|let us|help me|tell me|give me|show me|remind me|thank|please|never mind|my (?:bad|pleasure|question|point|last|next message|mistake|head hurts|goodness|god|apologies)|"
+    r"can|could|write|explain|describe|make|translate|draft|suggest|recommend|list|find|check|fix|summari[sz]e|create|compose)\b", re.IGNORECASE
+)  # fmt: skip
+_STOP = words(
+    "i my me we our a an the is are was were am be been to of in on at for with and or but that this it "
+    "so very really just have has had do does did not as from by there too also"
+)
+
+
+def _favourite(noun: str, value: str, owner: str = "my") -> str:
+    return f"{owner} favourite {noun.strip()} is {value}"
+
+
+def _turn_one(found: re.Match[str]) -> str:
+    """ "the instrument I play is the cello" -> "I play the cello"."""
+    noun, rest, value, who = found["n"] or "", found["rest"].strip(), found["v"], found["s"]
+    best = re.match(
+        r"(?:really |always )?(?:like|love|prefer|enjoy)s?(?: to \w+)?(?: the)? ?(?:best|most|above all|more than any(?: other)?|more than all others|to)?(?: of all)?$",
+        rest,
+    )
+    owner = "my" if who in ("I", "we") else who + "'s"
+    if best and noun:
+        return _favourite(noun, value, owner)
+    if re.search(r" ?\b(?:in|on|at|for|to|from|with|by)$", rest):
+        return f"{who} {rest} {value}"
+    if noun in ("place", "city", "town", "country", "village", "street") and re.match(
+        r"(?:live|grew up|was born|work|reside|call home)", rest
+    ):
+        return f"{who} {rest} {'on' if noun == 'street' else 'in'} {value}"
+    return f"{who} {rest} {value}" if noun != "reason" else ""
+
+
+_TURNED: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
+    (re.compile(r"(?P<v>.+?) is where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|am from|volunteer|reside|resides|shop|bank|study|studied|went to school))(?: now| these days)?$"),
+     lambda m: f"{m['s']} {m['rest']} in {m['v']}"),
+    (re.compile(r"(?:the (?:city|town|place|village) )?where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|reside|volunteer)) is (?P<v>.+)$", re.I),
+     lambda m: f"{m['s']} {m['rest']} in {m['v']}"),
+    (re.compile(r"what (?P<s>I|we) do (?:for a living|for work|as a job) is (?P<v>.+)$", re.I), lambda m: f"my job is {m['v']}"),
+    (re.compile(r"what (?P<s>I|we) do (?:for fun|in my (?:free|spare) time|to relax) is (?P<v>.+)$", re.I), lambda m: f"my hobby is {m['v']}"),
+    (re.compile(r"what (?P<s>I|we) (?P<rest>[\w ]+?) is (?P<v>.+)$", re.I), lambda m: f"{m['s']} {re.sub(r' (?:most|best|the most)$', '', m['rest'])} {m['v']}"),
+    (re.compile(r"(?P<v>.+?) is what (?P<s>I|we) (?P<rest>[\w ]+?)(?: most| best)?$"), lambda m: f"{m['s']} {m['rest']} {m['v']}"),
+    (re.compile(r"(?:the|one) (?P<n>[\w -]{2,40}?) (?:that |which |where |who )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+?) (?:is|are) (?:called |named |now |still |an? )*(?P<v>.+)$", re.I), _turn_one),
+    (re.compile(r"(?P<v>.+?) (?:is|are) (?:the|a|one) (?P<n>[\w -]{2,30}?) (?:that |which |where )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+)$"), _turn_one),
+    (re.compile(r"(?:when it comes to|of all|among(?: all)?) (?:the )?(?P<n>[\w -]+?)s?,? (?:I|we) (?:like|love|prefer|choose|enjoy)(?: to \w+)? (?P<v>.+?)(?: (?:best|most|the most|above all|the best))?$", re.I), lambda m: _favourite(m["n"], m["v"])),
+    (re.compile(r"(?:no|there is no) (?P<n>[\w -]+?) (?:beats|comes close to|is better than|is (?:as good|as nice) as|can beat|tops|better than) (?P<v>.+?)(?: for me)?$", re.I), lambda m: _favourite(m["n"], m["v"])),
+    (re.compile(r"(?:I|we) (?:like|love|prefer) (?P<v>.+?) (?:best|most|more) (?:of|than|among) (?:all|any)(?: the| other)? (?P<n>[\w -]+?)s?$", re.I), lambda m: _favourite(m["n"], m["v"])),
+    (re.compile(r"(?:for|as an?) (?P<n>[\w -]+?),? I (?:would )?(?:always )?(?:choose|pick|go for|take|prefer) (?P<v>.+?)(?: every time| any day)?$", re.I), lambda m: _favourite(re.sub(r"^an? ", "", m["n"]), m["v"])),
+    (re.compile(r"(?:for|at) (?P<n>breakfast|lunch|dinner),? (?P<s>I|we) (?:usually |always |normally )?(?:have|eat|take|go for) (?P<v>.+)$", re.I), lambda m: f"{m['s']} have {m['v']} for {m['n'].lower()}"),
+    (re.compile(r"(?P<pre>(?:every|each|on) (?:other |single )?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|morning|evening|night|day|week|weekend|summer|winter|month|year)(?: (?:morning|evening|afternoon|night))?),? (?P<s>I|we) (?P<rest>.+)$", re.I), lambda m: f"{m['s']} {re.sub(r'^(?:always|usually) ', '', m['rest'])} {m['pre'].lower() if m['pre'].lower().startswith(('every', 'each')) and m['pre'].islower() else m['pre'][0].lower() + m['pre'][1:]}"),
+    (re.compile(r"(?:for work|professionally|professionally speaking|as for work|job-wise),? (?P<s>I) (?P<rest>.+)$", re.I), lambda m: f"I {m['rest']}"),
+    (re.compile(r"as an? (?P<v>[\w -]+?), I (?!would|will|can).+$", re.I), lambda m: f"I am a {m['v']}" if is_occupation(m["v"]) else ""),
+    (re.compile(r"(?:as for|regarding|about|speaking of|concerning) (?:my|our) (?P<n>[\w' -]+?)[,:] (?:(?:it|he|she|they) (?:is|are)|that is|that would be) (?P<v>.+)$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
+    (re.compile(r"(?:my|our) (?P<n>[\w' -]+?)\?,? (?:(?:it|he|she|that) is |I am |definitely |always )?(?P<v>.+)$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
+    (re.compile(r"(?:my|our) (?P<n>[\w -]+?) of choice is (?P<v>.+)$", re.I), lambda m: _favourite(m["n"], m["v"])),
+    (re.compile(r"(?:my|our) (?P<n>[\w -]+?) has (?:a|the) (?P<a>[\w ]+?) (?:of|called) (?P<v>.+)$", re.I), lambda m: f"my {m['n']}'s {m['a']} is {m['v']}"),
+    (re.compile(r"I have (?:a|an) (?:new )?favou?rite (?P<n>[\w ]+?)[:,] (?P<v>.+)$", re.I), lambda m: _favourite(m["n"], m["v"])),
+    (re.compile(r"I have (?:a|an) (?:new )?(?P<n>[\w ]+?): (?P<v>.+)$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
+    (re.compile(r"(?:born|raised|based|living|working) (?:in|as|at|on) .+$", re.I), lambda m: f"I {'am' if m.group().lower().startswith('based') else 'was' if m.group()[:4].lower() in ('born', 'rais') else 'am'} {m.group()[0].lower()}{m.group()[1:]}"),
+]  # fmt: skip
