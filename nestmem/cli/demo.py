@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MIN_WIDTH = 110
 
 
-def play(*, keep: Path | None, model: str) -> None:
+def play(*, keep: Path | None, model: str | None, embedder: str) -> None:
     """Plays the whole demo. The database is deleted at the end unless `keep` names a place for it."""
     from nestmem.assemble import open as open_memory
 
@@ -40,14 +40,13 @@ def play(*, keep: Path | None, model: str) -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nestmem-demo-"))
         path = keep or Path(folder) / "demo.db"
-        _tell(path, model, told["sessions"])
+        _tell([str(path), model or "none", embedder], told["sessions"])
         heading(
             "The questions, in a third process. The model sees one question at a time, and no conversation."
         )
         with show.out.status("opening the memory ..."):
-            chosen = None if model == "none" else model
-            memory = stack.enter_context(open_memory(path, model=chosen))
-        arms: list[Arm] = ["none", "text", "weights", "both"] if chosen else ["none", "text"]
+            memory = stack.enter_context(open_memory(path, model=model, embedder=embedder))
+        arms: list[Arm] = ["none", "text", "weights", "both"] if model else ["none", "text"]
         _ask_all(memory, told["questions"], arms)
         _forget_one(memory, told, arms, path)
     show.line(f"\n{time.perf_counter() - began:.1f} s, peak memory {_peak_megabytes():.0f} MB", "dim")
@@ -63,21 +62,22 @@ def heading(text: str) -> None:
 # --- telling ---------------------------------------------------------------------------------------
 
 
-def _tell(path: Path, model: str, sessions: Sequence[dict[str, Any]]) -> None:
+def _tell(setting: list[str], sessions: Sequence[dict[str, Any]]) -> None:
     """Plays the sessions, each part in a process of its own."""
     number = 0
     for part, cut in enumerate(parts(sessions)):
         if part:
             show.line("\n   the process ends here, and a new one opens the file", "yellow")
         heading(f"Process {part + 1}: {len(cut)} sessions, the context is cleared after each")
-        for session, played in zip(cut, _run_part(path, model, part), strict=True):
+        for session, played in zip(cut, _run_part(setting, part), strict=True):
             number += 1
             _show_session(number, session, played)
 
 
-def _run_part(path: Path, model: str, part: int) -> Iterator[Played]:
-    """Starts a process for one part and yields what it reports of each session."""
-    command = [sys.executable, "-m", "nestmem.cli.demo_phase", str(path), model, str(part)]
+def _run_part(setting: list[str], part: int) -> Iterator[Played]:
+    """Starts a process for one part and yields what it reports of each session. `setting`: the database,
+    the model and the embedder."""
+    command = [sys.executable, "-m", "nestmem.cli.demo_phase", *setting, str(part)]
     with (
         show.out.status("starting ...") as status,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child,
@@ -98,10 +98,12 @@ def _show_session(number: int, session: dict[str, Any], played: Played) -> None:
     for message in session["messages"]:
         if message["role"] == "user":
             show.line(f"   {message['content']}", "italic")
-    changed = f", {played['superseded']} older one left the weights" if played["superseded"] else ""
-    show.line(f"   -> {played['updates']} facts into the weights{changed}, {played['ms']:.0f} ms", "green")
-    for forgotten in played["forgotten"]:
-        show.line(f"   -> forgotten, as asked: {forgotten['what']}", "magenta")
+    for learned in played["learned"]:
+        show.line(f"   -> {learned}", "green")
+    older = f", {played['superseded']} older one superseded" if played["superseded"] else ""
+    show.line(f"   -> {played['updates']} facts into the weights{older}, {played['ms']:.0f} ms", "green")
+    for what in played["forgotten"]:
+        show.line(f"   -> forgotten, as asked: {what}", "magenta")
 
 
 # --- asking ----------------------------------------------------------------------------------------

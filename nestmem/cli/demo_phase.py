@@ -1,4 +1,4 @@
-"""The part of the demo that lives through sessions: `python -m nestmem.cli.demo_phase DB MODEL PART`.
+"""The part of the demo that lives through sessions: `python -m nestmem.cli.demo_phase DB MODEL EMBEDDER PART`.
 
 Each part runs in a process of its own and leaves nothing behind but the database. It prints one JSON line
 per session.
@@ -48,9 +48,10 @@ def live_through(memory: Memory, sessions: Iterable[dict[str, Any]], first: int 
         memory.observe(session["messages"], scope, occurred_at=datetime.fromisoformat(session["at"]))
         report = memory.learn(Scope(user=session["user"]))
         forgotten = []
-        for _, what in report.forget_requests:
-            receipt = memory.forget({"text": what}, Scope(user=session["user"]))
-            forgotten.append({"what": what, "removed": receipt.removed})
+        for request, what in report.forget_requests:
+            memory.forget({"text": what}, Scope(user=session["user"]))
+            memory.forget(request, Scope(user=session["user"]))
+            forgotten.append(what)
         yield {
             "session": number,
             "user": session["user"],
@@ -68,11 +69,11 @@ def main() -> None:
     from nestmem.assemble import open as open_memory
 
     quiet_libraries()
-    path, model, part = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    path, model, embedder, part = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     cut = parts(conversation()["sessions"])
     first = sum(len(sessions) for sessions in cut[:part])
     try:
-        with open_memory(path, model=None if model == "none" else model) as memory:
+        with open_memory(path, model=None if model == "none" else model, embedder=embedder) as memory:
             for played in live_through(memory, cut[part], first):
                 print(json.dumps(played), flush=True)
     except NestmemError as error:

@@ -76,13 +76,16 @@ def demo(
         Path | None, typer.Option("--keep", help="Keep the demo's database at this path.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", envvar="NESTMEM_MODEL", help="The model that learns.")
+        str, typer.Option("--model", envvar="NESTMEM_MODEL", help="The model that learns, or 'none'.")
     ] = "mini",
+    embedder: Annotated[
+        str, typer.Option("--embedder", envvar="NESTMEM_EMBEDDER", help="As in the other commands.")
+    ] = "auto",
 ) -> None:
     """Play a conversation of several sessions, ask about it in four arms, forget one fact."""
     from nestmem.cli.demo import play
 
-    play(keep=keep, model=model)
+    play(keep=keep, model=None if model == "none" else model, embedder=embedder)
 
 
 @app.command()
@@ -113,6 +116,27 @@ def observe(
     from nestmem.cli.intake import store
 
     store(where, file=file, text=text, at=at, source=source, learn=learn)
+
+
+@app.command()
+@on_memory
+def learn(
+    where: Where,
+    all_users: Annotated[bool, typer.Option("--all", help="Of every user in the file.")] = False,
+) -> None:
+    """Learn what waits: after `observe --no-learn`, or work that failed."""
+    with where.open() as memory:
+        scopes = (
+            sorted({scope.owner for scope in memory.ledger.scopes()}, key=str)
+            if all_users
+            else [where.scope()]
+        )
+        with show.out.status("learning ..."):
+            reports = memory.learn_many(scopes)
+    for scope, report in zip(scopes, reports, strict=True):
+        if all_users:
+            show.line(scope.user, "bold")
+        show.learned(report)
 
 
 @app.command()
@@ -258,9 +282,12 @@ def export(where: Where, path: Annotated[Path, typer.Argument(help="The file to 
 @on_memory
 def import_(where: Where, path: Annotated[Path, typer.Argument(help="A file that `export` wrote.")]) -> None:
     """Read a file that `export` wrote, into a memory that may be new."""
-    with where.open_text(create=True) as memory:
+    with where.open(create=True) as memory:
         read = memory.import_(path, where.scope())
-    show.line(f"read {path}: {read} new messages")
+        show.line(f"read {path}: {read} new messages")
+        with show.out.status("learning ..."):
+            report = memory.learn(where.scope())
+        show.learned(report)
 
 
 @app.command()

@@ -78,7 +78,9 @@ def from_where(given: Answer) -> str:
 
 def learned(report: LearnReport) -> None:
     """What one `learn` did, in a line or a few."""
-    if report.updates or report.memories:
+    if report.updates and not report.memories:
+        line(f"{report.updates} known memories into the weights in {report.ms:.0f} ms")
+    elif report.memories:
         superseded = f", {report.superseded} superseded" if report.superseded else ""
         into = f"{report.updates} into the weights{superseded}"
         line(f"learned {report.memories} memories ({into}) in {report.ms:.0f} ms")

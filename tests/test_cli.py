@@ -1,0 +1,415 @@
+"""The command line: what it prints, and one clear line for bad input with nothing lost."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nestmem.assemble
+from nestmem.agent.controller import Memory
+from nestmem.agent.fakes import EchoLearner
+from nestmem.cli import run
+from nestmem.errors import InputError
+from nestmem.store import Ledger, Scope
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Done]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in an empty folder, in this process, with a learner that needs no model."""
+
+    def open_memory(path: Path, *, model: str | None, read_only: bool = False, **_: Any) -> Memory:
+        if model not in ("mini", None):
+            raise InputError(f"this test has no model {model!r}")
+        return Memory(Ledger(path, read_only=read_only), learner=EchoLearner() if model else None)
+
+    monkeypatch.setattr(nestmem.assemble, "open", open_memory)
+    monkeypatch.setenv("NESTMEM_EMBEDDER", "none")
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "argv", ["nestmem", *words])
+        monkeypatch.setattr(sys, "stdin", _Stdin(stdin))
+        code = 0
+        try:
+            run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return invoke
+
+
+class _Stdin:
+    """A standard input with these bytes."""
+
+    def __init__(self, given: bytes) -> None:
+        from io import BytesIO
+
+        self.buffer = BytesIO(given)
+
+    def readline(self, _: int = -1) -> str:
+        return self.buffer.readline().decode()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        raise OSError("no descriptor")
+
+
+def events(path: str = "memory.db", user: str = "default") -> list[str]:
+    """What is stored of a user."""
+    with Ledger(path) as ledger:
+        return [event.content for event in ledger.events(Scope(user=user))]
+
+
+def one_line(done: Done, *words: str) -> None:
+    """The command failed with exit code 2 and one line on stderr that holds these words."""
+    assert done.code == 2, done
+    assert done.err.startswith("nestmem: ")
+    assert done.err.count("\n") == 1
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+# --- what works ------------------------------------------------------------------------------------
+
+
+def test_observe_ask_why_forget(cli: Cli) -> None:
+    assert "stored 1 messages" in cli("observe", "--text", "My dog is called Biscuit.").out
+    asked = json.loads(cli("ask", "What is my dog's name?", "--json").out)
+    assert asked["text"] == "Biscuit"
+    assert "My dog is called Biscuit." in cli("why", asked["sources"][0]).out
+    receipt = json.loads(cli("forget", *asked["sources"], "--json").out)
+    assert receipt["removed"]["events"] == 1
+    assert receipt["digest_before"] != receipt["digest_after"]
+    for arm in ("none", "text", "weights", "both"):
+        assert "Biscuit" not in cli("ask", "What is my dog's name?", "--arm", arm).out
+    assert events() == []
+
+
+def test_ask_shows_what_it_rests_on(cli: Cli) -> None:
+    cli("observe", "--text", "My dog is called Biscuit.")
+    done = cli("ask", "What is my dog's name?", "--arm", "weights")
+    assert done.out.splitlines()[0] == "Biscuit"
+    assert "from the weights" in done.out
+    assert "My dog is called Biscuit." in done.out
+
+
+def test_users_do_not_see_each_other(cli: Cli) -> None:
+    cli("observe", "--text", "My dog is called Biscuit.", "--user", "maya")
+    assert "Biscuit" in cli("ask", "What is my dog's name?", "--user", "maya").out
+    assert "Biscuit" not in cli("ask", "What is my dog's name?", "--user", "tomas").out
+    assert "Biscuit" not in cli("recall", "dog", "--user", "tomas").out
+
+
+def test_observe_reads_files_and_stdin_once(cli: Cli, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "I live in Ghent."}, {"role": "assistant", "content": "Noted."}]
+    (tmp_path / "chat.json").write_text(json.dumps(messages), encoding="utf-8")
+    assert "stored 2 messages" in cli("observe", "chat.json").out
+    assert "stored 0 messages in memory.db (2 were known already)" in cli("observe", "chat.json").out
+    assert "stored 1 messages" in cli("observe", "-", stdin=b"User: I play the cello.\n").out
+    assert len(events()) == 3
+
+
+def test_observe_without_learning(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Ghent.", "--no-learn")
+    assert json.loads(cli("status", "--json").out)["pending"] == 1
+    assert json.loads(cli("status", "--json").out)["memories"] == 0
+    assert "learned 1 memories" in cli("learn").out
+    assert "nothing new" in cli("learn", "--all").out
+    assert json.loads(cli("status", "--json").out)["memories"] == 1
+
+
+def test_versions_and_restore(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Bergen.")
+    first = json.loads(cli("versions", "--json").out)[-1]["id"]
+    cli("observe", "--text", "I moved to Ghent.", "--at", "2031-01-01")
+    assert len(json.loads(cli("versions", "--json").out)) >= 1
+    assert first in cli("restore", first).out or cli("versions").out
+    one_line(cli("restore", "no-such-version"), "no-such-version")
+
+
+def test_export_import(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Ghent.")
+    assert "wrote out.jsonl" in cli("export", "out.jsonl").out
+    assert "1 new messages" in cli("import", "out.jsonl", "--db", "other.db").out
+    assert "0 new messages" in cli("import", "out.jsonl", "--db", "other.db").out
+    assert "Ghent" in cli("ask", "Where do I live?", "--db", "other.db", "--arm", "weights").out
+    one_line(cli("export", "out.jsonl"), "already there")
+
+
+def test_text_memory_without_a_model(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Ghent.", "--model", "none")
+    assert "Ghent" in cli("ask", "Where do I live?", "--model", "none").out
+
+
+def test_chat(cli: Cli) -> None:
+    said = b"My cat is called Miso.\n\nWhat is my cat called?\n/why\n/memory\n/unknown\n/help\n/quit\n"
+    done = cli("chat", stdin=said)
+    assert done.code == 0, done
+    assert "no general assistant" in done.out
+    assert done.out.count("--model") == 1
+    assert "Noted" in done.out
+    assert "Miso" in done.out
+    assert "/unknown is not known" in done.out
+    assert "User" not in done.err
+
+
+def test_chat_forgets_after_asking_back(cli: Cli) -> None:
+    cli("chat", stdin=b"My cat is called Miso.\n/forget my cat's name\nn\n")
+    assert "Miso" in " ".join(events())
+    done = cli("chat", stdin=b"/forget my cat's name\ny\n/forget\n/why\n")
+    assert "receipt" in done.out
+    assert "say what to forget" in done.out
+    assert "no answer yet" in done.out
+    assert "Miso" not in " ".join(events())
+
+
+def test_forget_asks_back_before_everything(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Ghent.")
+    assert cli("forget", "--everything", stdin=b"n\n").code == 1
+    assert len(events()) == 1
+    assert cli("forget", "--everything", "--yes").code == 0
+    assert events() == []
+
+
+def test_forget_dry_run_keeps(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Ghent.")
+    assert "nothing was removed" in cli("forget", "--text", "where I live", "--dry-run").out
+    assert len(events()) == 1
+
+
+def test_doctor(cli: Cli) -> None:
+    cli("observe", "--text", "I live in Ghent.")
+    done = cli("doctor", "--model", "none")
+    assert done.code == 0, done
+    assert "1 events, 0 waiting" in done.out
+
+
+def test_help_is_fast_and_light() -> None:
+    code = "import sys, nestmem.cli.main as m; m.app(['--help'], standalone_mode=False); "
+    code += "print('heavy:', *{'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("heavy:")
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out.strip() == nestmem.__version__
+
+
+def test_demo_without_weights(cli: Cli) -> None:
+    done = cli("demo", "--model", "none", "--keep", "kept.db")
+    assert done.code == 0, done
+    assert "Biscuit" in done.out
+    assert "copies of Biscuit left in the database file: 0" in done.out
+    assert "4817" not in " ".join(events("kept.db", "maya"))
+    one_line(cli("demo", "--keep", "kept.db"), "already there")
+
+
+def test_eval_personas(cli: Cli, tmp_path: Path) -> None:
+    life = {
+        "id": "ada",
+        "sessions": [
+            {"at": "2026-01-01", "messages": [{"role": "user", "content": "My dog is called Rex."}]}
+        ],
+        "questions": [{"question": "What is my dog's name?", "answers": ["Rex"]}],
+    }
+    (tmp_path / "lives.jsonl").write_text(json.dumps(life) + "\n", encoding="utf-8")
+    done = cli("eval", "personas", "--data", "lives.jsonl", "--json", "r.json", "--log", "log.jsonl")
+    assert done.code == 0, done
+    record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert {arm: record["arms"][arm]["accuracy"] for arm in record["arms"]} == {
+        "none": 0.0,
+        "text": 1.0,
+        "weights": 1.0,
+        "both": 1.0,
+    }
+    assert record["arms"]["weights"]["n"] == 1
+    assert record["arms"]["weights"]["by_kind"]["fact"]["n"] == 1
+    assert record["environment"]["python"]
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["arm"] for line in log] == ["none", "text", "weights", "both"]
+    assert all(line["sources"] for line in log[1:])
+
+
+def test_eval_personas_generates_held_out_lives(cli: Cli, tmp_path: Path) -> None:
+    words = ["--lives", "2", "--sessions", "2", "--facts", "3", "--arm", "none,weights", "--json", "r.json"]
+    done = cli("eval", "personas", *words)
+    assert done.code == 0, done
+    record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert set(record["arms"]) == {"none", "weights"}
+    assert record["lives"] == 2
+
+
+# --- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(cli: Cli) -> Iterator[None]:
+    """A memory with one message; after the test it still holds just that."""
+    cli("observe", "--text", "I live in Ghent.")
+    yield
+    assert events() == ["I live in Ghent."]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'[{"role": "user", "content": ""}]', ["message 1", "empty"]),
+        (b'[{"role": "user", "content": "fine"}, {"role": "user", "content": "  "}]', ["message 2", "empty"]),
+        (b'[{"role": "user", "content": "' + b"x" * 1_000_001 + b'"}]', ["message 1"]),
+        (b'[{"role": "user", "content": "\xff"}]', ["UTF-8"]),
+        (b"User: caf\xe9\n", ["UTF-8"]),
+        (b'[{"role": "bard", "content": "hello"}]', ["message 1", "bard"]),
+        (b'[{"content": "hello"}]', ["role"]),
+        (b'[{"role": "user", "content": "hello", "timestamp": "soon"}]', ["soon"]),
+        (b'[{"role": "user", "content": 7}]', ["message 1"]),
+        (b'{"role": "user", "content": "fine"}\n{"role": ', ["line 2"]),
+        (b"[]", ["no message"]),
+        (b"", ["no message"]),
+        (b"hello", ["line 1"]),
+    ],
+)
+@pytest.mark.usefixtures("told")
+def test_bad_messages(cli: Cli, tmp_path: Path, content: bytes, words: list[str]) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    one_line(cli("observe", "bad.json"), *words)
+    one_line(cli("observe", "-", stdin=content), *words)
+
+
+@pytest.mark.usefixtures("told")
+def test_bad_arguments(cli: Cli) -> None:
+    one_line(cli("observe", "--text", ""), "empty")
+    one_line(cli("observe"), "--text")
+    one_line(cli("observe", "none.json"), "none.json")
+    one_line(cli("observe", "--text", "hello", "--at", "soon"), "soon")
+    one_line(cli("observe", "--text", "hello", "--source", "radio"), "radio")
+    one_line(cli("observe", "--text", "hello", "--user", ""), "user")
+    one_line(cli("ask", "Where?", "--arm", "leg"), "leg", "weights")
+    one_line(cli("ask", ""), "''")
+    one_line(cli("recall", "dog", "--at", "soon"), "soon")
+    one_line(cli("why", "no-such-id"), "no-such-id")
+    one_line(cli("forget"), "--everything")
+    one_line(cli("forget", "some-id", "--everything"), "one way")
+    one_line(cli("forget", "no-such-id"), "no-such-id")
+    one_line(cli("forget", "--text", "my parrot's birthday"), "parrot")
+    one_line(cli("import", "none.jsonl"), "none.jsonl")
+    one_line(cli("eval", "personas", "--model", "none"), "--arm none,text")
+    one_line(cli("eval", "personas", "--json", "no/folder/r.json"), "no/folder")
+    one_line(cli("chat", "--llm", "not a url"), "not a url")
+    assert cli("ask").code == 2
+    assert cli("nonsense").code == 2
+
+
+def test_times_out_of_order_and_missing(cli: Cli, tmp_path: Path) -> None:
+    """Stated handling: what was said later holds, whenever it arrives; no time means now."""
+    newer = [{"role": "user", "content": "I moved to Ghent.", "timestamp": "2026-05-01T10:00:00Z"}]
+    older = [{"role": "user", "content": "I live in Bergen.", "timestamp": "2026-01-01T10:00:00Z"}]
+    for name, messages in (("newer", newer), ("older", older)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(messages), encoding="utf-8")
+        assert cli("observe", f"{name}.json").code == 0
+    assert "Ghent" in cli("ask", "Where do I live?", "--arm", "weights").out
+    assert cli("observe", "--text", "I moved to Lyon.").code == 0
+    assert "Lyon" in cli("ask", "Where do I live?", "--arm", "weights").out
+
+
+def test_missing_database(cli: Cli, tmp_path: Path) -> None:
+    for words in (
+        ("ask", "Where?"),
+        ("recall", "x"),
+        ("status",),
+        ("why", "x"),
+        ("forget", "x"),
+        ("versions",),
+    ):
+        one_line(cli(*words, "--db", "none.db"), "none.db", "--db")
+    assert not (tmp_path / "none.db").exists()
+    one_line(cli("observe", "--text", "hello", "--db", "no/folder/m.db"), "no/folder")
+    one_line(cli("observe", "--text", "hello", "--db", str(tmp_path)), "is a folder")
+
+
+@pytest.mark.parametrize(
+    "words", [("observe", "--text", "hello"), ("ask", "Where?"), ("recall", "x"), ("status",)]
+)
+def test_corrupt_database(cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+    damaged = b"this is not a database, but it is mine\n" * 200
+    (tmp_path / "bad.db").write_bytes(damaged)
+    one_line(cli(*words, "--db", "bad.db"), "bad.db", "not a healthy SQLite database")
+    assert (tmp_path / "bad.db").read_bytes() == damaged
+    assert cli("doctor", "--db", "bad.db", "--model", "none").code == 1
+
+
+@pytest.mark.usefixtures("told")
+def test_newer_schema(cli: Cli, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "new.db"):
+        pass
+    raw = sqlite3.connect(tmp_path / "new.db")
+    raw.execute("PRAGMA user_version = 999")
+    raw.close()
+    for words in (("observe", "--text", "hello"), ("status",)):
+        one_line(cli(*words, "--db", "new.db"), "new.db", "999")
+
+
+@pytest.mark.usefixtures("told")
+def test_read_only_database(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        access = os.access
+        patched.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+        one_line(cli("observe", "--text", "hello"), "cannot be written")
+        one_line(cli("forget", "--everything", "--yes"), "cannot be written")
+        assert "Ghent" in cli("ask", "Where do I live?").out
+        assert "Ghent" in cli("recall", "where do I live").out
+        assert cli("status").code == 0
+        assert "READ-ONLY" in cli("doctor", "--model", "none").out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("told")
+def test_locked_database(cli: Cli) -> None:
+    other = sqlite3.connect("memory.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        one_line(cli("observe", "--text", "hello"), "locked")
+        assert "Ghent" in cli("recall", "where do I live").out
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@pytest.mark.usefixtures("told")
+def test_embedder_that_does_not_exist(cli: Cli) -> None:
+    one_line(cli("recall", "x", "--embedder", "no-such-embedder"), "no-such-embedder")
+
+
+def test_unexpected_errors_are_one_line_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(Memory, "observe", broken)
+    done = cli("observe", "--text", "hello")
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert "a fault of ours" in done.err
+    assert "NESTMEM_DEBUG=1" in done.err
