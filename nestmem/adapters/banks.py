@@ -107,12 +107,11 @@ class BankedModel:
             for block, arguments in zip(blocks, lower.arguments, strict=True):
                 out = block(hidden, **arguments)
                 hidden = out if isinstance(out, Tensor) else out[0]
-            logits = self.model.get_output_embeddings()(final_norm_of(self.model)(hidden))[:, :-1].float()
+            logits = self.model.get_output_embeddings()(final_norm_of(self.model)(hidden))
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         if cap:
             logits = cap * torch.tanh(logits / cap)
-        nll_BT = nn.functional.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
-        return (nll_BT * weights_BT[:, 1:]).sum()
+        return written_loss(logits, ids_BT, weights_BT).sum()
 
     def keys_errors(
         self, ids_BT: Tensor, weights_BT: Tensor, *, banks: Banks | None = None, create_graph: bool = False
@@ -122,15 +121,18 @@ class BankedModel:
         `weights_BT` says how much each token is to be predicted (0 = context). Returns `keys` (B, T-1, R) = A x,
         `errors` (B, T-1, O) = d loss / d output with loss = sum of weight x cross-entropy in nats, and the loss per
         sample (B,). Position t is the one that predicts token t+1. Rows of a batch do not mix: the loss is a sum.
+        With `create_graph` all three can be differentiated again (attention must then have a double backward).
         """
         with self.using(banks, perturb=True) as call, torch.enable_grad():
-            logits = self.model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
-            nll_BT = nn.functional.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
-            loss_B = (nll_BT * weights_BT[:, 1:]).sum(1)
+            logits = self.model(input_ids=ids_BT, use_cache=False).logits
+            loss_B = written_loss(logits, ids_BT, weights_BT)
             deltas = [call.deltas[index] for index in range(len(self.sites))]
             errors = torch.autograd.grad(loss_B.sum(), deltas, create_graph=create_graph)
         keys = [call.keys[index][:, :-1] for index in range(len(self.sites))]
-        return keys, [error[:, :-1] for error in errors], loss_B
+        errors = [error[:, :-1] for error in errors]
+        if create_graph:
+            return keys, errors, loss_B
+        return [key.detach() for key in keys], errors, loss_B.detach()
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,13 @@ def apply_bank(keys_BTR: Tensor, bank_UOR: Tensor) -> Tensor:
         raise ValueError(f"{samples} samples cannot be shared equally by the banks of {users} users")
     added = keys_BTR.reshape(users, -1, rank) @ bank_UOR.transpose(1, 2)
     return added.reshape(samples, tokens, outputs)
+
+
+def written_loss(logits_BTV: Tensor, ids_BT: Tensor, weights_BT: Tensor) -> Tensor:
+    """Sum of weight x cross-entropy (nats) of each token given those before it, per sample (B,); at least float32."""
+    wide = logits_BTV[:, :-1].to(torch.promote_types(logits_BTV.dtype, torch.float32))
+    nll_BT = nn.functional.cross_entropy(wide.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+    return (nll_BT * weights_BT[:, 1:]).sum(1)
 
 
 def ridge_banks(

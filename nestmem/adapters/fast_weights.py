@@ -50,7 +50,7 @@ class FastWeights:
 
     Args: `model` and `tokenizer` of Hugging Face; `rule` one of "additive", "rls", "tmem"; `rank` R and `last` blocks
     of the banks; `settings` and `bases` when they were meta-learned, otherwise they are set from the base model
-    (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a Polyak step shared by the sites).
+    (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a quarter of a Polyak step shared by the sites).
     All calls are serialised by a lock. Dropout is off; parameters are frozen.
     """
 
@@ -68,7 +68,7 @@ class FastWeights:
     ):
         if rule not in RULES:
             raise InputError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
-        self.model = model.eval().requires_grad_(False)
+        self.model = aligned(model.eval().requires_grad_(False))
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
         if rule == "tmem":
@@ -240,6 +240,17 @@ class FastWeights:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def aligned(model: torch.nn.Module) -> torch.nn.Module:
+    """Copy every parameter to memory of PyTorch's own allocator, and return the model.
+
+    Weights read from a safetensors file lie where the file has them, and matrix kernels round differently on
+    unaligned memory: the same model would write other bits after a restart.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return model
+
+
 def calibrated_settings(
     banked: BankedModel,
     ids_BT: Tensor,
@@ -251,8 +262,8 @@ def calibrated_settings(
 ) -> BankSettings:
     """Settings from the keys and errors of example rows at the base; given values are kept.
 
-    ridge = mean |k|^2 / 50. rate: a Polyak step, so that the sites together lower the loss by its own size to first
-    order: mean loss / (sites x mean |e|^2). The fixed-point limits are the power of two above 8 times the largest
+    ridge = mean |k|^2 / 50. rate: a quarter of a Polyak step, with which the sites together would lower the loss by a
+    quarter of its size to first order: mean loss / (4 sites x mean |e|^2). The fixed-point limits are the power of two above 8 times the largest
     entry seen.
     """
     keys, errors, loss_B = banked.keys_errors(ids_BT, weights_BT)
@@ -268,7 +279,7 @@ def calibrated_settings(
     e = [error[chosen] for error in errors]
     return BankSettings(
         ridge=ridge or tuple(float(x.detach().square().sum(-1).mean()) / 50 for x in k),
-        rate=rate or tuple(nats / len(k) / float(x.detach().square().sum(-1).mean()) for x in e),
+        rate=rate or tuple(nats / (4 * len(k)) / float(x.detach().square().sum(-1).mean()) for x in e),
         token=token or tuple(torch.zeros(basis.shape[0]) for basis in banked.bases),
         key_limit=tuple(limit(x) for x in k),
         error_limit=tuple(limit(x) for x in e),
