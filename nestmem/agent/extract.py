@@ -452,7 +452,7 @@ class _Reader:
     def _ending(self, text: str) -> bool:
         """ "I no longer live in Leeds", "I quit my job at X": what the key held is no longer so."""
         found = re.match(
-            r"(?P<s>I|we|my [\w -]+?|our [\w -]+?) (?:no longer|do not|does not|am not|is not|are not|have stopped|has stopped|stopped|have given up|gave up|given up|quit) (?P<p>.+?)(?: any ?more| any longer| now)?$",
+            r"(?P<s>I|we|my [\w -]+?|our [\w -]+?) (?:(?P<be>am |is |are )?no longer|do not|does not|(?:am|is|are) not|have stopped|has stopped|stopped|have given up|gave up|given up|quit) (?P<p>.+?)(?: any ?more| any longer| now)?$",
             text,
             re.I,
         )
@@ -473,9 +473,11 @@ class _Reader:
         if entity is None:
             return False
         verb = re.search(r"\b(am|is|are) not\b", text)
-        said = ("be " if verb or re.match(r"(?:an?|allergic|based|from|with)\b", found["p"]) else "") + found[
-            "p"
-        ]
+        said = (
+            "be "
+            if verb or found["be"] or re.match(r"(?:an?|allergic|based|from|with)\b", found["p"])
+            else ""
+        ) + found["p"]
         predicate = predicates.base_form(
             re.sub(r"^(\w+)ing\b", lambda m: predicates._ING.get(m.group().lower(), m.group()), said)
         )

@@ -18,7 +18,7 @@ from nestmem.store.search import SearchIndex
 def plan(raw: sqlite3.Connection, scope_id: int, event_ids: list[str]) -> ForgetPlan:
     """Everything that goes with these events; ids that are not there are left out."""
     events = [row[0] for row in _where_in(raw, "SELECT id FROM event", scope_id, "id", event_ids, "seq")]
-    memories = _memories_of(raw, scope_id, events)
+    memories = _with_dependents(raw, scope_id, _memories_of(raw, scope_id, events))
     updates = _updates_of(raw, scope_id, events, memories)
     gone = set(memories)
     restored = [
@@ -65,6 +65,19 @@ def _memories_of(raw: sqlite3.Connection, scope_id: int, events: list[str]) -> l
     """Memories whose text came from these events. One that another event also supports goes too (its
     wording is the forgotten event's); that other event is learned anew."""
     return [row[0] for row in _where_in(raw, "SELECT id FROM memory", scope_id, "event_id", events, "rank")]
+
+
+def _with_dependents(raw: sqlite3.Connection, scope_id: int, memories: list[str]) -> list[str]:
+    """These memories and all that could only be read because of them ("sorry, I meant York"). The events
+    of such dependents stay and are read anew."""
+    found = list(memories)
+    for memory_id in found:
+        rows = raw.execute(
+            "SELECT src FROM edge WHERE scope_id = ? AND dst = ? AND kind = 'depends_on' ORDER BY src",
+            (scope_id, memory_id),
+        )
+        found += [src for (src,) in rows if src not in found]
+    return found
 
 
 def _updates_of(raw: sqlite3.Connection, scope_id: int, events: list[str], memories: list[str]) -> list[str]:
