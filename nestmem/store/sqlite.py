@@ -122,6 +122,7 @@ class Ledger:
         scope: Scope,
         *,
         ids: Iterable[str] | None = None,
+        seqs: Iterable[int] | None = None,
         session: str | None = None,
         after_seq: int | None = None,
         until: datetime | None = None,
@@ -144,8 +145,9 @@ class Ledger:
             if value is not None:
                 where.append(condition)
                 values.append(value)
-        if ids is not None:
-            found = self._by_ids("event", rows.EVENT_COLUMNS, where, values, "id", list(ids), "seq")
+        if ids is not None or seqs is not None:
+            column, wanted = ("id", list(ids)) if ids is not None else ("seq", list(seqs or ()))
+            found = self._by_ids("event", rows.EVENT_COLUMNS, where, values, column, wanted, "seq")
             return [rows.event(scope, row) for row in sorted(found, key=lambda row: row[0])]
         sql = f"SELECT {rows.EVENT_COLUMNS} FROM event WHERE {' AND '.join(where)} ORDER BY seq"
         if last is not None:
@@ -227,6 +229,14 @@ class Ledger:
         if as_of is None and at is None:
             return [record for record in records if not active_only or record.status == "active"]
         return [record for record in records if holds(record, as_of=as_of, at=at)]
+
+    def superseded(self, scope: Scope) -> list[MemoryRecord]:
+        """Memories of the scope, of all sessions, whose belief has ended."""
+        found = self._read(
+            f"SELECT {rows.MEMORY_COLUMNS} FROM memory WHERE scope_id = ? AND status = 'superseded' ORDER BY rank",
+            [self._scope_id(scope)],
+        )
+        return [rows.memory(scope.owner, row) for row in found]
 
     def memory(self, scope: Scope, memory_id: str) -> MemoryRecord:
         """One memory; InputError when the scope has none of that id."""

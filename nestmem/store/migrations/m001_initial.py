@@ -42,6 +42,7 @@ STATEMENTS = (
         PRIMARY KEY(scope_id, id),
         FOREIGN KEY(scope_id, event_id) REFERENCES event(scope_id, id))""",
     "CREATE INDEX memory_key ON memory(scope_id, key)",
+    "CREATE INDEX memory_superseded ON memory(scope_id, rank) WHERE status = 'superseded'",
     "CREATE INDEX memory_event ON memory(scope_id, event_id)",
     """CREATE TABLE edge(
         scope_id INTEGER NOT NULL REFERENCES scope(id),

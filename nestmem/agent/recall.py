@@ -1,0 +1,562 @@
+"""Recall: what of a user's history is worth its tokens for a question. No language model is asked.
+
+Every passage gets one score, the weighted sum of arms that each lie between 0 and about 1:
+
+    turn     BM25 of the passage's own words (porter stems, stop list)
+    window   BM25 of the passage with two neighbours on either side: an answer seldom repeats the question
+    segment  BM25 of the stretch of the session it stands in
+    speaker  1 when the question names who said it ("I" and "my" name the user)
+    meaning  cosine with the question (names left out), and its mean over the window; with an embedder
+    time     the question asks when and the passage says when; the question names a date near it
+
+A memory's question is another wording of its passage: the better of the two counts. Passages are taken
+best first until the budget is full and shown in the order they were said. A history that fits the
+budget is returned whole. docs/decisions/002-recall.md has the measurements behind the weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from nestmem.agent import dates
+from nestmem.agent.types import Embedder
+from nestmem.errors import EmbedderChanged, EmbedderError, InputError, LedgerLocked
+from nestmem.store import Event, Ledger, MemoryRecord, Scope, ranking
+from nestmem.store.passages import words
+from nestmem.store.search import PassageTable
+from nestmem.store.sqlite import holds
+
+CHARS_PER_TOKEN = 4
+WINDOW_REACH = 2
+SEGMENT_PASSAGES = 40
+EMBED_BATCH = 256
+_FIRST_PERSON = frozenset(("i", "me", "my", "mine", "myself", "we", "our", "us"))
+_SECOND_PERSON = frozenset(("you", "your", "yours"))
+_ROLES = {"user": _FIRST_PERSON, "assistant": _SECOND_PERSON}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """How much each arm counts."""
+
+    turn: float = 0.4
+    window: float = 1.0
+    segment: float = 0.5
+    speaker: float = 0.8
+    meaning: float = 1.3
+    meaning_window: float = 0.7
+    says_when: float = 0.4
+    near_date: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One recalled piece of an event, as it is shown.
+
+    score: the sum of the arms (higher is closer; only comparable within one recall). overlap: the share
+    of the question's words, weighted by rarity, that the piece holds (0..1). cosine: nearness in meaning,
+    None without an embedder. status: "superseded" when a memory read from it no longer holds; `until` says
+    since when. sources: ids of the events it came from.
+    """
+
+    id: str
+    kind: str
+    text: str
+    date: datetime
+    score: float
+    sources: tuple[str, ...]
+    speaker: str
+    session: str
+    span: tuple[int, int]
+    overlap: float
+    cosine: float | None
+    memory_ids: tuple[str, ...] = ()
+    status: str = "active"
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Recalled text and its pieces in the order they were said. `tokens` is counted as in `count_tokens`.
+
+    whole: nothing was left out. notes: what the reader of the result should know (an arm that was not
+    there). trace: with explain=True, how the ranking came about.
+    """
+
+    text: str
+    items: list[Item]
+    tokens: int
+    whole: bool = False
+    notes: tuple[str, ...] = ()
+    trace: dict[str, Any] | None = None
+
+
+def count_tokens(text: str) -> int:
+    """Tokens of a text, estimated as a quarter of its characters, rounded up: the rule of every budget here.
+
+    >>> count_tokens("12345")
+    2
+    """
+    return -(-len(text) // CHARS_PER_TOKEN)
+
+
+def recall(
+    ledger: Ledger,
+    embedder: Embedder | None,
+    scope: Scope,
+    query: str,
+    *,
+    budget_tokens: int = 2000,
+    as_of: datetime | None = None,
+    at: datetime | None = None,
+    explain: bool = False,
+    weights: Weights = Weights(),
+) -> Context:
+    """What the scope holds about `query`, in at most `budget_tokens`, headers and dates counted.
+
+    as_of: only what had been recorded by then. at: only what had been said by then, and as it was true
+    then. Passages without a vector are embedded first (see `embed_missing`).
+    """
+    if budget_tokens <= 0:
+        raise InputError(f"budget_tokens is {budget_tokens}; expected a positive number")
+    view = _view(ledger, scope, as_of=as_of, at=at)
+    if not len(view):
+        return Context(text="", items=[], tokens=0, whole=True, trace={} if explain else None)
+    notes: list[str] = []
+    question = _question(view, query)
+    arms = _lexical_arms(ledger, scope, view, question)
+    arms |= _meaning_arms(ledger, scope, view, embedder, question, notes)
+    arms |= _time_arms(
+        view, question, at=at, texts=lambda: _texts(ledger, scope, view) if question.asks_when else []
+    )
+    score_N = np.zeros(len(view))
+    for name in sorted(arms.keys() - {"overlap"}):
+        score_N += getattr(weights, name) * arms[name]
+    order = _best_first(score_N)
+    ended = _ended(ledger, scope, view, as_of=as_of, at=at)
+    packer = _Packer(view, ended, budget_tokens * CHARS_PER_TOKEN)
+    whole = packer.fits_all()
+    chosen = list(range(len(view))) if whole else packer.pack(order)
+    items = _items(ledger, scope, view, chosen, score_N, arms, ended)
+    text = render(items)
+    trace = _trace(question, arms, score_N, chosen, order, view) if explain else None
+    return Context(
+        text=text, items=items, tokens=count_tokens(text), whole=whole, notes=tuple(notes), trace=trace
+    )
+
+
+def embed_missing(ledger: Ledger, embedder: Embedder, scope: Scope) -> int:
+    """Embeds the passages that have no vector of this embedder yet and returns how many.
+
+    Recall does this when needed; call it in idle time so that recall does not wait. Vectors of another
+    embedder or dimension are left alone: they are simply not those asked for.
+    """
+    missing = ledger.missing_vectors(scope, embedder.name, embedder.dim)
+    for start in range(0, len(missing), EMBED_BATCH):
+        part = missing[start : start + EMBED_BATCH]
+        matrix = _embed(embedder, [text for _, text in part])
+        ledger.add_vectors(scope, [owner for owner, _ in part], embedder.name, matrix)
+    return len(missing)
+
+
+def render(items: Sequence[Item]) -> str:
+    """The items as text: a line with the date whenever it changes, then "speaker: text" lines."""
+    lines: list[str] = []
+    day = ""
+    for item in items:
+        if _day(item.date) != day:
+            day = _day(item.date)
+            lines.append(f"[{day}]")
+        lines.append(f"{item.speaker}: {item.text}{_ending(item.until)}")
+    return "\n".join(lines)
+
+
+def _day(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d")
+
+
+def _ending(until: datetime | None) -> str:
+    return "" if until is None else f" (no longer true since {_day(until)})"
+
+
+# The view: the passages that may be seen, session by session.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """Rows of the passage table that this recall may see, those of one session together, in order.
+
+    `rows` are positions in the table; `alias_rows` those of memories' questions, and `alias_of` the
+    place in the view that each of them points to. `segment` numbers stretches of a session from 0.
+    """
+
+    table: PassageTable
+    rows: np.ndarray
+    alias_rows: np.ndarray
+    alias_of: np.ndarray
+    segment: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def spread(self, values_P: np.ndarray) -> np.ndarray:
+        """Values of all passages to those of the view; a memory's question lifts its passage to its own value."""
+        values_N = values_P[self.rows]
+        if len(self.alias_rows):
+            np.maximum.at(values_N, self.alias_of, values_P[self.alias_rows])
+        return values_N
+
+
+def _view(ledger: Ledger, scope: Scope, *, as_of: datetime | None, at: datetime | None) -> _View:
+    table = ledger.passages(scope)
+    seen = np.ones(len(table), dtype=bool)
+    if as_of is not None:
+        seen &= table.recorded <= as_of.timestamp()
+    if at is not None:
+        seen &= table.when <= at.timestamp()
+    if scope.session is not None:
+        code = table.sessions.index(scope.session) if scope.session in table.sessions else -1
+        seen &= table.session == code
+    is_memory = table.memory != ""
+    rows = np.flatnonzero(seen & ~is_memory)
+    rows = rows[
+        np.lexsort((table.start[rows], table.seq[rows], _session_order(table, rows)[table.session[rows]]))
+    ]
+    out_of_date = {record.id for record in ledger.superseded(scope) if not holds(record, as_of=as_of, at=at)}
+    aliases = [row for row in np.flatnonzero(seen & is_memory) if table.memory[row] not in out_of_date]
+    pairs = [(row, place) for row in aliases if (place := _place_of(table, rows, int(row))) is not None]
+    return _View(
+        table=table,
+        rows=rows,
+        alias_rows=np.array([row for row, _ in pairs], dtype=np.int64),
+        alias_of=np.array([place for _, place in pairs], dtype=np.int64),
+        segment=_segments(table.session[rows]),
+    )
+
+
+def _session_order(table: PassageTable, rows: np.ndarray) -> np.ndarray:
+    """For each session its place in time, by when its first message was said."""
+    first = np.full(len(table.sessions), np.inf)
+    np.minimum.at(first, table.session[rows], table.when[rows])
+    order = np.empty(len(first), dtype=np.int64)
+    order[np.argsort(first, kind="stable")] = np.arange(len(first))
+    return order
+
+
+def _place_of(table: PassageTable, rows: np.ndarray, alias: int) -> int | None:
+    """The place in the view of the passage that holds the start of a memory's span."""
+    same = np.flatnonzero((table.seq[rows] == table.seq[alias]) & (table.start[rows] <= table.start[alias]))
+    return int(same[-1]) if len(same) else None
+
+
+def _segments(session_N: np.ndarray) -> np.ndarray:
+    """Numbers stretches of at most SEGMENT_PASSAGES passages of one session, from 0."""
+    if not len(session_N):
+        return np.zeros(0, dtype=np.int64)
+    starts = np.flatnonzero(np.r_[True, session_N[1:] != session_N[:-1]])
+    lengths = np.diff(np.r_[starts, len(session_N)])
+    inside = np.arange(len(session_N)) - np.repeat(starts, lengths)
+    fresh = (inside % SEGMENT_PASSAGES) == 0
+    return np.cumsum(fresh) - 1
+
+
+# The question and the arms.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    text: str
+    terms: list[str]
+    speakers: list[int]
+    without_names: str
+    asks_when: bool
+
+
+def _question(view: _View, query: str) -> _Question:
+    said = words(query)
+    names = {word for name in view.table.speakers if name not in _ROLES for word in words(name)}
+    speakers = [code for code, name in enumerate(view.table.speakers) if _names(name, set(said))]
+    terms = [word for word in dict.fromkeys(said) if word not in ranking.STOP_WORDS and word not in names]
+    kept = [
+        part for part in query.split() if not set(words(part.removesuffix("'s").removesuffix("’s"))) & names
+    ]
+    return _Question(
+        text=query,
+        terms=terms,
+        speakers=speakers,
+        without_names=" ".join(kept) or query,
+        asks_when=dates.asks_when(query),
+    )
+
+
+def _names(speaker: str, said: set[str]) -> bool:
+    """Whether the question's words name this speaker, by name or as "I" and "you"."""
+    return bool(said & (_ROLES[speaker] if speaker in _ROLES else set(words(speaker))))
+
+
+def _lexical_arms(ledger: Ledger, scope: Scope, view: _View, question: _Question) -> dict[str, np.ndarray]:
+    hits_WP = np.zeros((len(question.terms), len(view.table)))
+    for row, found in enumerate(ledger.postings(scope, question.terms)):
+        hits_WP[row, found] = 1.0
+    hits_WN = hits_WP[:, view.rows]
+    for row in range(len(hits_WN)):
+        hits_WN[row] = view.spread(hits_WP[row])
+    hits_WN = hits_WN[hits_WN.any(axis=1)]
+    idf_W = ranking.idf(hits_WN)
+    lengths_N = view.table.words[view.rows].astype(float)
+    windows_N = ranking.window_sum(lengths_N, view.segment, WINDOW_REACH)
+    segments = int(view.segment[-1]) + 1
+    counts_WS = ranking.segment_sum(hits_WN, view.segment, segments)
+    lengths_S = np.bincount(view.segment, lengths_N, minlength=segments)
+    segment_S = ranking.bm25(counts_WS, ranking.idf(counts_WS), lengths_S)
+    speaker_N = np.isin(view.table.speaker[view.rows], question.speakers).astype(float)
+    total = idf_W.sum()
+    return {
+        "turn": ranking.to_unit(ranking.bm25(hits_WN, idf_W, lengths_N)),
+        "window": ranking.to_unit(
+            ranking.bm25(ranking.window_sum(hits_WN, view.segment, WINDOW_REACH), idf_W, windows_N)
+        ),
+        "segment": ranking.to_unit(segment_S)[view.segment],
+        "speaker": speaker_N,
+        "overlap": (idf_W @ hits_WN) / total if total > 0 else np.zeros(len(view)),
+    }
+
+
+def _meaning_arms(
+    ledger: Ledger,
+    scope: Scope,
+    view: _View,
+    embedder: Embedder | None,
+    question: _Question,
+    notes: list[str],
+) -> dict[str, np.ndarray]:
+    """Cosines; empty when there is no embedder or it does not answer, which is then in the notes."""
+    if embedder is None:
+        return {}
+    try:
+        cosine_P = _cosines(ledger, scope, embedder, question.without_names, len(view.table), notes)
+    except EmbedderChanged:
+        raise
+    except EmbedderError as error:
+        notes.append(f"recalled by words alone: {error}")
+        return {}
+    cosine_N = view.spread(cosine_P)
+    around_N = ranking.window_sum(np.ones(len(view)), view.segment, WINDOW_REACH)
+    return {
+        "meaning": cosine_N,
+        "meaning_window": ranking.window_sum(cosine_N, view.segment, WINDOW_REACH) / around_N,
+    }
+
+
+def _cosines(
+    ledger: Ledger, scope: Scope, embedder: Embedder, query: str, passages: int, notes: list[str]
+) -> np.ndarray:
+    """Cosine of the query with every passage of the table; 0 for one that has no vector."""
+    positions, matrix = ledger.vectors(scope, embedder.name, embedder.dim)
+    if len(positions) < passages:
+        if ledger.read_only:
+            notes.append(f"{passages - len(positions)} passages have no vector and the ledger is read-only")
+        else:
+            try:
+                embed_missing(ledger, embedder, scope)
+            except LedgerLocked as error:
+                notes.append(f"new vectors were not stored: {error}")
+            positions, matrix = ledger.vectors(scope, embedder.name, embedder.dim)
+    [query_D] = _embed(embedder, [query])
+    cosine_P = np.zeros(passages)
+    known = positions < passages
+    cosine_P[positions[known]] = matrix[known] @ query_D
+    return cosine_P
+
+
+def _embed(embedder: Embedder, texts: list[str]) -> np.ndarray:
+    matrix = embedder.embed(texts)
+    if matrix.shape != (len(texts), embedder.dim):
+        raise EmbedderChanged(
+            f"embedder {embedder.name!r} gave vectors of shape {matrix.shape} for {len(texts)} texts; it said that "
+            f"its dimension is {embedder.dim}. Open the memory again so that its dimension is asked anew"
+        )
+    return matrix
+
+
+def _time_arms(view: _View, question: _Question, *, at: datetime | None, texts: Any) -> dict[str, np.ndarray]:
+    now = at or datetime.fromtimestamp(view.table.when[view.rows].max(), UTC)
+    ranges = dates.find(question.text, now)
+    near_N = np.zeros(len(view))
+    if ranges:
+        days = [datetime.fromtimestamp(when, UTC).date() for when in view.table.when[view.rows]]
+        near_N = np.array([any(r.holds(day, late_days=14) for r in ranges) for day in days], dtype=float)
+    says_N = np.zeros(len(view))
+    if question.asks_when:
+        says_N = np.array([dates.has_time_words(text) for text in texts()], dtype=float)
+    return {"near_date": near_N, "says_when": says_N}
+
+
+def _texts(ledger: Ledger, scope: Scope, view: _View) -> list[str]:
+    ids = view.table.ids[view.rows]
+    found = ledger.passage_texts(scope, ids.tolist())
+    return [found.get(int(id_), "") for id_ in ids]
+
+
+def _best_first(score_N: np.ndarray) -> np.ndarray:
+    """Places by score; of two with the same score the later one first."""
+    return np.lexsort((-np.arange(len(score_N)), -score_N))
+
+
+# What no longer holds.
+
+
+def _ended(
+    ledger: Ledger, scope: Scope, view: _View, *, as_of: datetime | None, at: datetime | None
+) -> dict[int, list[MemoryRecord]]:
+    """Place in the view -> the memories read from it that do not hold any more in this view."""
+    found: dict[int, list[MemoryRecord]] = {}
+    records = [record for record in ledger.superseded(scope) if not holds(record, as_of=as_of, at=at)]
+    if not records:
+        return found
+    wanted = dict.fromkeys(record.event_id for record in records)
+    seqs = {event.id: event.seq for event in ledger.events(scope, ids=wanted)}
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(view.rows):
+        places.setdefault(int(view.table.seq[row]), []).append(place)
+    for record in records:
+        for place in places.get(seqs.get(record.event_id, -1), ()):
+            row = view.rows[place]
+            if view.table.start[row] <= record.span[0] < max(view.table.end[row], view.table.start[row] + 1):
+                found.setdefault(place, []).append(record)
+    return found
+
+
+def _until(records: list[MemoryRecord]) -> datetime | None:
+    ends = [record.valid_to for record in records if record.valid_to is not None]
+    return max(ends) if ends else None
+
+
+# Packing.
+
+
+@dataclass
+class _Packer:
+    """Takes passages until a number of characters is used, counting each as `render` shows it."""
+
+    view: _View
+    ended: dict[int, list[MemoryRecord]]
+    budget_chars: int
+    costs: np.ndarray = field(init=False)
+    days: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        table, rows = self.view.table, self.view.rows
+        names = np.array([len(name) for name in table.speakers] or [0])
+        # "speaker: text\n"
+        self.costs = (table.end - table.start)[rows] + names[table.speaker[rows]] + 3
+        for place, records in self.ended.items():
+            self.costs[place] += len(_ending(_until(records)))
+        self.days = np.floor(table.when[rows] / 86400).astype(np.int64)
+
+    def fits_all(self) -> bool:
+        """Whether everything together is within the budget."""
+        headers = 1 + int((self.days[1:] != self.days[:-1]).sum())
+        return int(self.costs.sum()) + headers * _HEADER_CHARS - 1 <= self.budget_chars
+
+    def pack(self, order: np.ndarray) -> list[int]:
+        """Places in the order they were said. Each session's day is paid for once, an upper bound when
+        sessions of one day stand together."""
+        used, least = -1, int(self.costs.min())
+        chosen: list[int] = []
+        headers: set[tuple[int, int]] = set()
+        sessions = self.view.table.session[self.view.rows]
+        for place in order:
+            header = (int(sessions[place]), int(self.days[place]))
+            cost = int(self.costs[place]) + (0 if header in headers else _HEADER_CHARS)
+            if used + cost <= self.budget_chars:
+                used += cost
+                headers.add(header)
+                chosen.append(int(place))
+            elif self.budget_chars - used < least:
+                break
+        return sorted(chosen)
+
+
+_HEADER_CHARS = len("[2026-03-02]\n")
+
+
+def _items(
+    ledger: Ledger,
+    scope: Scope,
+    view: _View,
+    chosen: list[int],
+    score_N: np.ndarray,
+    arms: dict[str, np.ndarray],
+    ended: dict[int, list[MemoryRecord]],
+) -> list[Item]:
+    table = view.table
+    seqs = {int(table.seq[view.rows[place]]) for place in chosen}
+    events = {event.seq: event for event in ledger.events(scope, seqs=sorted(seqs))}
+    memories: dict[int, list[str]] = {}
+    for row, place in zip(view.alias_rows, view.alias_of, strict=True):
+        memories.setdefault(int(place), []).append(str(table.memory[row]))
+    items = []
+    for place in chosen:
+        row = view.rows[place]
+        event = events.get(int(table.seq[row]))
+        # Another process may have forgotten it since the table was read.
+        if event is not None:
+            item = _item(event, int(table.start[row]), int(table.end[row]), place, score_N, arms)
+            old = ended.get(place, [])
+            items.append(
+                replace(
+                    item,
+                    memory_ids=(*memories.get(place, ()), *(record.id for record in old)),
+                    status="superseded" if old else "active",
+                    until=_until(old),
+                )
+            )
+    return items
+
+
+def _item(
+    event: Event, start: int, end: int, place: int, score_N: np.ndarray, arms: dict[str, np.ndarray]
+) -> Item:
+    return Item(
+        id=event.id,
+        kind="event",
+        text=event.content[start:end],
+        date=event.when,
+        score=float(score_N[place]),
+        sources=(event.id,),
+        speaker=event.speaker,
+        session=event.scope.session or "default",
+        span=(start, end),
+        overlap=float(arms["overlap"][place]),
+        cosine=float(arms["meaning"][place]) if "meaning" in arms else None,
+    )
+
+
+def _trace(
+    question: _Question,
+    arms: dict[str, np.ndarray],
+    score_N: np.ndarray,
+    chosen: list[int],
+    order: np.ndarray,
+    view: _View,
+) -> dict[str, Any]:
+    """How the ranking came about: the words searched for and each arm's part in the best passages."""
+    return {
+        "terms": question.terms,
+        "speakers": [view.table.speakers[code] for code in question.speakers],
+        "asks_when": question.asks_when,
+        "passages": len(view),
+        "chosen": len(chosen),
+        "best": [
+            {
+                "seq": int(view.table.seq[view.rows[place]]),
+                "score": round(float(score_N[place]), 4),
+                **{name: round(float(values[place]), 4) for name, values in arms.items()},
+            }
+            for place in order[:20]
+        ],
+    }
