@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 import nestmem.assemble
+import nestmem.embedders
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner
 from nestmem.cli import run
+from nestmem.embedders.fakes import HashEmbedder
 from nestmem.errors import InputError
 from nestmem.store import Ledger, Scope
+
+OPEN = nestmem.assemble.open
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def invoke(*words: str, stdin: bytes = b"") -> Done:
         monkeypatch.setattr(sys, "argv", ["nestmem", *words])
         monkeypatch.setattr(sys, "stdin", _Stdin(stdin))
+        capsys.readouterr()
         code = 0
         try:
             run()
@@ -396,6 +401,48 @@ def test_locked_database(cli: Cli) -> None:
     finally:
         other.execute("ROLLBACK")
         other.close()
+
+
+@pytest.mark.usefixtures("told")
+def test_missing_model(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nestmem.assemble, "open", OPEN)
+    for name in ("no-such-model", str(tmp_path / "nowhere")):
+        one_line(cli("ask", "Where?", "--model", name), name, "Hugging Face name")
+        one_line(cli("observe", "--text", "I live in Lyon.", "--model", name), name)
+        assert cli("doctor", "--model", name).code == 1
+    one_line(cli("ask", "Where?", "--model", str(tmp_path), "--rule", "magic"), "magic", "additive")
+
+
+@pytest.mark.usefixtures("told")
+def test_unknown_architecture(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nestmem.assemble, "open", OPEN)
+    folder = tmp_path / "opt"
+    save_opt(folder)
+    one_line(cli("ask", "Where?", "--model", str(folder)), "'opt'", "no known feed-forward layers", "gpt2")
+
+
+def save_opt(folder: Path) -> None:
+    """A tiny model of a family for which no feed-forward layers are known, with its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+
+    sizes = {"vocab_size": 8, "hidden_size": 8, "ffn_dim": 8, "word_embed_proj_dim": 8}
+    OPTForCausalLM(OPTConfig(num_hidden_layers=1, num_attention_heads=1, **sizes)).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(folder)
+
+
+@pytest.mark.usefixtures("told")
+def test_embedder_whose_dimension_changed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stated handling: vectors are kept per model and dimension, and made anew for another one."""
+    for dim in (8, 16, 8):
+        monkeypatch.setattr(nestmem.embedders, "load", lambda spec, dim=dim, **_: HashEmbedder(dim=dim))
+        assert "Ghent" in cli("recall", "where do I live").out
+    broken = HashEmbedder(dim=8)
+    broken.dim, broken.embed = 12, HashEmbedder(dim=8).embed  # type: ignore[method-assign]
+    monkeypatch.setattr(nestmem.embedders, "load", lambda spec, **_: broken)
+    one_line(cli("recall", "where do I live"), "dimension is 12")
 
 
 @pytest.mark.usefixtures("told")

@@ -159,6 +159,8 @@ def recall(
         show.as_json(context)
         return
     show.line(context.text or "nothing was found")
+    for note in context.notes:
+        show.line(note, "yellow")
     show.line(f"{len(context.items)} items · {context.tokens} tokens", "dim")
     if explain:
         show.as_json(context.trace)
