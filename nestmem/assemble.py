@@ -1,0 +1,150 @@
+"""The one place that joins text memory (`store`, `agent`) and weight memory (`adapters`, `embedders`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nestmem import embedders
+from nestmem.adapters.fast_weights import RULES, FastWeights, load_fast_weights
+from nestmem.adapters.peft import export_peft, import_peft
+from nestmem.agent.controller import Memory
+from nestmem.agent.llm import ChatEndpoint
+from nestmem.agent.types import Chat, Example, Level, State, StoredUpdate, Update
+from nestmem.errors import InputError
+from nestmem.store import Ledger
+
+
+class LocalLearner:
+    """A model on this machine as the agent's `Learner`: turns examples into pairs, payloads into updates."""
+
+    def __init__(self, weights: FastWeights, *, name: str):
+        self.weights = weights
+        self.name = name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.weights.fingerprint
+
+    @property
+    def rule(self) -> str:
+        return self.weights.rule
+
+    @property
+    def additive(self) -> bool:
+        return self.weights.additive
+
+    def empty(self) -> State:
+        return self.weights.rule_object.empty()
+
+    def write(
+        self, states: list[State], batch: list[list[Example]], level: Level = "fast"
+    ) -> list[tuple[State, list[Update]]]:
+        """Learn each user's examples, those of one memory together. Raises `ValueError` on unequal lengths."""
+        grouped = [_by_memory(examples) for examples in batch]
+        pairs = [
+            [[(e.prompt, e.completion) for e in group] for group in groups.values()] for groups in grouped
+        ]
+        written = self.weights.write(states, pairs, level)
+        return [
+            (
+                state,
+                [_update(memory_id, payload) for memory_id, payload in zip(groups, payloads, strict=True)],
+            )
+            for groups, (state, payloads) in zip(grouped, written, strict=True)
+        ]
+
+    def erase(self, state: State, removed: list[StoredUpdate], remaining: list[StoredUpdate]) -> State:
+        return self.weights.rule_object.erase(state, _plain(removed), _plain(remaining))
+
+    def rebuild(self, updates: list[StoredUpdate]) -> State:
+        return self.weights.rule_object.rebuild(_plain(updates))
+
+    def promote(self, state: State, updates: list[StoredUpdate], to_level: Level) -> State:
+        return self.weights.rule_object.promote(state, _plain(updates), to_level)
+
+    def digest(self, state: State) -> str:
+        return self.weights.rule_object.digest(state)
+
+    def generate(
+        self, chats: list[Chat], states: Sequence[State | None], *, max_new_tokens: int = 32
+    ) -> list[str]:
+        return self.weights.generate(chats, list(states), max_new_tokens=max_new_tokens)
+
+    def stream(self, chat: Chat, state: State | None, *, max_new_tokens: int = 64) -> Iterator[str]:
+        return self.weights.stream(chat, state, max_new_tokens=max_new_tokens)
+
+    def confidence(self, chats: list[Chat], states: Sequence[State | None]) -> list[float]:
+        return self.weights.confidence(chats, list(states))
+
+    def questions(self, statements: list[str]) -> list[list[tuple[str, str]]]:
+        return self.weights.questions(statements)
+
+    def count_tokens(self, text: str) -> int:
+        return self.weights.count_tokens(text)
+
+    def export_peft(self, state: State, folder: Path) -> None:
+        """Write the state's banks, all levels together, as a PEFT LoRA folder."""
+        export_peft(self.weights.banked, self.weights.banks_of(state), folder, base_name=self.name)
+
+    def import_peft(self, folder: Path) -> list[Any]:
+        """The banks (O, R) per site that add what the LoRA in `folder` adds."""
+        return import_peft(self.weights.banked, folder)
+
+
+def _by_memory(examples: list[Example]) -> dict[str, list[Example]]:
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.memory_id, []).append(example)
+    return groups
+
+
+def _update(memory_id: str, payload: bytes) -> Update:
+    return Update(memory_id=memory_id, payload=payload, digest=hashlib.sha256(payload).hexdigest())
+
+
+def _plain(updates: list[StoredUpdate]) -> list[tuple[str, bytes]]:
+    return [(level, update.payload) for level, update in updates]
+
+
+def open(
+    path: str | Path = "memory.db",
+    *,
+    model: str | Path | None = "mini",
+    rule: str = "additive",
+    embedder: str = "auto",
+    llm: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    read_only: bool = False,
+) -> Memory:
+    """Open the memory in one SQLite file and give it a model whose weights learn.
+
+    Args:
+        path: the ledger; ":memory:" for one that lives as long as the process.
+        model: "mini" (the embedded model), a folder, a Hugging Face name, or None for text memory only.
+        rule: how experience is written into weights: "additive", "rls" or "tmem".
+        embedder: "auto" (MiniLM when installed), "none", "minilm", a sentence-transformers folder, or a URL.
+        llm: the URL of an OpenAI-compatible endpoint that reads recalled text and writes questions.
+        device, dtype: where and in which precision the model runs ("float32", "bfloat16").
+
+    Raises:
+        InputError, ModelNotFound, ModelError, UnsupportedArchitecture, EmbedderError, LedgerError.
+    """
+    import torch
+
+    if rule not in RULES:
+        raise InputError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
+    precision = getattr(torch, dtype, None)
+    if not isinstance(precision, torch.dtype):
+        raise InputError(f"dtype={dtype!r}: expected a torch dtype by name, such as 'float32' or 'bfloat16'")
+    learner = None
+    if model is not None:
+        learner = LocalLearner(
+            load_fast_weights(model, rule=rule, device=device, dtype=precision), name=str(model)
+        )
+    endpoint = ChatEndpoint(llm) if llm else None
+    ledger = Ledger(path, read_only=read_only)
+    return Memory(ledger, learner=learner, embedder=embedders.load(embedder), llm=endpoint)
