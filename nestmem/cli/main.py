@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestmem.cli import show
-from nestmem.cli.options import Where, debugging, on_memory
+from nestmem.cli.options import Where, debugging, on_memory, quiet_libraries
+from nestmem.cli.train import training
 from nestmem.errors import InputError, NestmemError
+
+if TYPE_CHECKING:
+    from nestmem.agent.types import Arm
 
 app = typer.Typer(
     name="nestmem",
@@ -25,6 +29,7 @@ app = typer.Typer(
 )
 evaluations = typer.Typer(help="Measure a memory.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
+app.add_typer(training, name="train")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="What was believed at this ISO time.")]
@@ -329,21 +334,26 @@ def eval_personas(
 
 
 @evaluations.command("locomo")
-@on_memory
 def eval_locomo(
-    where: Where,
     data: Annotated[Path, typer.Option("--data", help="The folder or file of LoCoMo conversations.")],
+    embedder: Annotated[
+        str, typer.Option("--embedder", envvar="NESTMEM_EMBEDDER", help="As in the other commands.")
+    ] = "auto",
     json: Annotated[Path | None, typer.Option("--json", help="Write the whole record here.")] = None,
 ) -> None:
     """Evidence recall on the LoCoMo conversations, by token budget and question category."""
-    from nestmem.cli.evaluate import locomo
+    from nestmem.cli.evaluate import check_folder
+    from nestmem.evals import locomo
 
-    locomo(where, data=data, json_path=json)
+    check_folder(json)
+    quiet_libraries()
+    show.line(locomo.render(locomo.run(data, embedder=embedder, json_path=json)))
 
 
-def _arm(name: str) -> str:
+def _arm(name: str) -> Arm:
     from nestmem.agent.types import ARMS
 
-    if name not in ARMS:
-        raise InputError(f"--arm {name!r} is not an arm; choose from {', '.join(ARMS)}")
-    return name
+    for arm in ARMS:
+        if arm == name:
+            return arm
+    raise InputError(f"--arm {name!r} is not an arm; choose from {', '.join(ARMS)}")

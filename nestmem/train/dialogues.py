@@ -42,7 +42,7 @@ def question(generator: PersonaGenerator, fact: Fact, rng: random.Random) -> str
 def memory_lines(told: list[str], generator: PersonaGenerator, rng: random.Random) -> str:
     """The system message with recalled lines in order of time, as the agent renders them, with distractors."""
     lines = list(told)
-    for _ in range(rng.choice([0, 0, 1, 1, 2])):
+    for _ in range(rng.choice([0, 0, 0, 1, 2])):
         other = rng.choice([generator.smalltalk, generator.third_party])(rng)
         lines.insert(rng.randint(0, len(lines)), other)
     dated = rng.random() < 0.5
@@ -72,7 +72,7 @@ def ask(
 
 def reading(generator: PersonaGenerator, rng: random.Random, *, in_system: bool) -> Dialogue:
     """Questions about facts that stand in the context, as memory lines or as earlier turns."""
-    count = rng.choice([1, 1, 2, 2, 3, 4, 7])
+    count = rng.choice([1, 1, 1, 2, 2, 3, 5])
     facts = generator.facts(count + 3, rng)
     facts, absent = facts[:count], facts[count:]
     told = [generator.told(fact, rng) for fact in facts]

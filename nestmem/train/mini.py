@@ -40,7 +40,7 @@ class MiniConfig:
     feed_forward: int = 512
     steps: int = 6000
     batch_tokens: int = 2048
-    text_share: float = 0.12
+    text_share: float = 0.1
     text_window: int = 128
     matrix_rate: float = 0.02
     other_rate: float = 3e-3
