@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from nestmem.store.passages import words
+
 _MONTHS = (
     "january",
     "february",
@@ -44,12 +46,13 @@ _RELATIVE = {
     "last week": (13, 1),
     "last month": (61, 1),
 }
-_TIME_WORDS = re.compile(
-    r"\b(yesterday|today|tonight|tomorrow|last|next|ago|since|weekend|weeks?|months?|years?|days?|night|"
-    r"mondays?|tuesdays?|wednesdays?|thursdays?|fridays?|saturdays?|sundays?|january|february|march|april|may|"
-    r"june|july|august|september|october|november|december|(19|20)\d\d|\d{1,2}(st|nd|rd|th))\b",
-    re.IGNORECASE,
-)
+_TIME_TEXT = """
+    yesterday today tonight tomorrow last next ago since weekend week weeks month months year years day days night
+    monday mondays tuesday tuesdays wednesday wednesdays thursday thursdays friday fridays saturday saturdays
+    sunday sundays
+"""
+_TIME_WORDS = frozenset((*_TIME_TEXT.split(), *_MONTHS))
+_YEAR_OR_DAY = re.compile(r"(19|20)\d\d|\d{1,2}(st|nd|rd|th)")
 _ASKS_WHEN = re.compile(
     r"\b(when|how long|how old|what (date|day|month|time|year)|which (date|day|month|year))\b", re.IGNORECASE
 )
@@ -87,7 +90,9 @@ def asks_when(question: str) -> bool:
 
 def has_time_words(text: str) -> bool:
     """Whether a statement says when: a weekday, a month, "last week", a year, ..."""
-    return _TIME_WORDS.search(text) is not None
+    return any(
+        word in _TIME_WORDS or (word[0].isdigit() and _YEAR_OR_DAY.fullmatch(word)) for word in words(text)
+    )
 
 
 def find(question: str, now: datetime | None = None) -> list[DateRange]:
@@ -106,8 +111,8 @@ def find(question: str, now: datetime | None = None) -> list[DateRange]:
         rest = pattern.sub(" ", rest)
     if now is not None:
         today = now.astimezone(UTC).date()
-        for words, (start, end) in _RELATIVE.items():
-            if re.search(rf"\b{words}\b", question, re.IGNORECASE):
+        for phrase, (start, end) in _RELATIVE.items():
+            if re.search(rf"\b{phrase}\b", question, re.IGNORECASE):
                 found.append(DateRange(today - timedelta(days=start), today - timedelta(days=end)))
     return found
 
@@ -115,8 +120,8 @@ def find(question: str, now: datetime | None = None) -> list[DateRange]:
 def _parsed(parts: dict[str, str | None]) -> DateRange | None:
     name, number = parts.get("month"), parts.get("number")
     month = int(number) if number else _month_number(name) if name else None
-    year = int(parts["year"]) if parts.get("year") else None
-    day = int(parts["day"]) if parts.get("day") else None
+    year = int(parts.get("year") or 0) or None
+    day = None if parts.get("day") is None else int(parts["day"] or 0)
     if (month is not None and not 1 <= month <= 12) or (day is not None and not 1 <= day <= 31):
         return None
     if month is None:

@@ -15,8 +15,8 @@ budget is returned whole. docs/decisions/002-recall.md has the measurements behi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ CHARS_PER_TOKEN = 4
 WINDOW_REACH = 2
 SEGMENT_PASSAGES = 40
 EMBED_BATCH = 256
+# People tell things some days after they happened.
+LATE_DAYS = 14
+# How many of the best passages are read for words of time.
+READ_PASSAGES = 120
 _FIRST_PERSON = frozenset(("i", "me", "my", "mine", "myself", "we", "our", "us"))
 _SECOND_PERSON = frozenset(("you", "your", "yours"))
 _ROLES = {"user": _FIRST_PERSON, "assistant": _SECOND_PERSON}
@@ -129,12 +133,12 @@ def recall(
     question = _question(view, query)
     arms = _lexical_arms(ledger, scope, view, question)
     arms |= _meaning_arms(ledger, scope, view, embedder, question, notes)
-    arms |= _time_arms(
-        view, question, at=at, texts=lambda: _texts(ledger, scope, view) if question.asks_when else []
-    )
+    arms["near_date"] = _near_date(view, question, at)
     score_N = np.zeros(len(view))
     for name in sorted(arms.keys() - {"overlap"}):
         score_N += getattr(weights, name) * arms[name]
+    arms["says_when"] = _says_when(ledger, scope, view, question, score_N)
+    score_N += weights.says_when * arms["says_when"]
     order = _best_first(score_N)
     ended = _ended(ledger, scope, view, as_of=as_of, at=at)
     packer = _Packer(view, ended, budget_tokens * CHARS_PER_TOKEN)
@@ -226,13 +230,15 @@ def _view(ledger: Ledger, scope: Scope, *, as_of: datetime | None, at: datetime 
         np.lexsort((table.start[rows], table.seq[rows], _session_order(table, rows)[table.session[rows]]))
     ]
     out_of_date = {record.id for record in ledger.superseded(scope) if not holds(record, as_of=as_of, at=at)}
-    aliases = [row for row in np.flatnonzero(seen & is_memory) if table.memory[row] not in out_of_date]
-    pairs = [(row, place) for row in aliases if (place := _place_of(table, rows, int(row))) is not None]
+    aliases = np.flatnonzero(seen & is_memory)
+    if out_of_date:
+        aliases = aliases[[memory_id not in out_of_date for memory_id in table.memory[aliases]]]
+    places = _places(table, rows, table.seq[aliases], table.start[aliases])
     return _View(
         table=table,
         rows=rows,
-        alias_rows=np.array([row for row, _ in pairs], dtype=np.int64),
-        alias_of=np.array([place for _, place in pairs], dtype=np.int64),
+        alias_rows=aliases[places >= 0],
+        alias_of=places[places >= 0],
         segment=_segments(table.session[rows]),
     )
 
@@ -246,10 +252,19 @@ def _session_order(table: PassageTable, rows: np.ndarray) -> np.ndarray:
     return order
 
 
-def _place_of(table: PassageTable, rows: np.ndarray, alias: int) -> int | None:
-    """The place in the view of the passage that holds the start of a memory's span."""
-    same = np.flatnonzero((table.seq[rows] == table.seq[alias]) & (table.start[rows] <= table.start[alias]))
-    return int(same[-1]) if len(same) else None
+def _places(table: PassageTable, rows: np.ndarray, seq_A: np.ndarray, start_A: np.ndarray) -> np.ndarray:
+    """For each (event, character) the place in the view of the passage that holds it, -1 when it is not seen."""
+    if not len(rows):
+        return np.full(len(seq_A), -1)
+    key_N = table.seq[rows] * _KEY + table.start[rows]
+    order = np.argsort(key_N)
+    found = np.searchsorted(key_N[order], seq_A * _KEY + start_A, side="right") - 1
+    place_A = order[np.maximum(found, 0)]
+    return np.where((found >= 0) & (table.seq[rows[place_A]] == seq_A), place_A, -1)
+
+
+# Above the length of any event in characters.
+_KEY = 1 << 32
 
 
 def _segments(session_N: np.ndarray) -> np.ndarray:
@@ -298,13 +313,11 @@ def _names(speaker: str, said: set[str]) -> bool:
 
 
 def _lexical_arms(ledger: Ledger, scope: Scope, view: _View, question: _Question) -> dict[str, np.ndarray]:
-    hits_WP = np.zeros((len(question.terms), len(view.table)))
+    hits_WP = np.zeros((len(question.terms), len(view.table)), dtype=np.float32)
     for row, found in enumerate(ledger.postings(scope, question.terms)):
         hits_WP[row, found] = 1.0
-    hits_WN = hits_WP[:, view.rows]
-    for row in range(len(hits_WN)):
-        hits_WN[row] = view.spread(hits_WP[row])
-    hits_WN = hits_WN[hits_WN.any(axis=1)]
+    hits_WN = np.array([view.spread(hits_P) for hits_P in hits_WP if hits_P.any()], dtype=np.float32)
+    hits_WN = hits_WN.reshape(-1, len(view))
     idf_W = ranking.idf(hits_WN)
     lengths_N = view.table.words[view.rows].astype(float)
     windows_N = ranking.window_sum(lengths_N, view.segment, WINDOW_REACH)
@@ -382,28 +395,38 @@ def _embed(embedder: Embedder, texts: list[str]) -> np.ndarray:
     return matrix
 
 
-def _time_arms(view: _View, question: _Question, *, at: datetime | None, texts: Any) -> dict[str, np.ndarray]:
-    now = at or datetime.fromtimestamp(view.table.when[view.rows].max(), UTC)
-    ranges = dates.find(question.text, now)
-    near_N = np.zeros(len(view))
-    if ranges:
-        days = [datetime.fromtimestamp(when, UTC).date() for when in view.table.when[view.rows]]
-        near_N = np.array([any(r.holds(day, late_days=14) for r in ranges) for day in days], dtype=float)
+def _near_date(view: _View, question: _Question, at: datetime | None) -> np.ndarray:
+    """1 for passages said on a day that the question names, or at most two weeks later."""
+    when_N = view.table.when[view.rows]
+    ranges = dates.find(question.text, at or datetime.fromtimestamp(when_N.max(), UTC))
+    if not ranges:
+        return np.zeros(len(view))
+    days, inverse_N = np.unique(np.floor(when_N / 86400), return_inverse=True)
+    named = [_names_day(ranges, datetime.fromtimestamp(day * 86400, UTC).date()) for day in days]
+    return np.array(named, dtype=float)[inverse_N]
+
+
+def _names_day(ranges: Sequence[dates.DateRange], day: date) -> bool:
+    return any(named.holds(day, late_days=LATE_DAYS) for named in ranges)
+
+
+def _says_when(
+    ledger: Ledger, scope: Scope, view: _View, question: _Question, score_N: np.ndarray
+) -> np.ndarray:
+    """1 for those of the best passages that hold words of time, when the question asks for one."""
     says_N = np.zeros(len(view))
     if question.asks_when:
-        says_N = np.array([dates.has_time_words(text) for text in texts()], dtype=float)
-    return {"near_date": near_N, "says_when": says_N}
-
-
-def _texts(ledger: Ledger, scope: Scope, view: _View) -> list[str]:
-    ids = view.table.ids[view.rows]
-    found = ledger.passage_texts(scope, ids.tolist())
-    return [found.get(int(id_), "") for id_ in ids]
+        best = _best_first(score_N)[:READ_PASSAGES]
+        ids = view.table.ids[view.rows[best]]
+        texts = ledger.passage_texts(scope, ids.tolist())
+        says_N[best] = [dates.has_time_words(texts.get(int(id_), "")) for id_ in ids]
+    return says_N
 
 
 def _best_first(score_N: np.ndarray) -> np.ndarray:
     """Places by score; of two with the same score the later one first."""
-    return np.lexsort((-np.arange(len(score_N)), -score_N))
+    backwards = np.argsort(-score_N[::-1], kind="stable")
+    return len(score_N) - 1 - backwards
 
 
 # What no longer holds.
@@ -419,14 +442,12 @@ def _ended(
         return found
     wanted = dict.fromkeys(record.event_id for record in records)
     seqs = {event.id: event.seq for event in ledger.events(scope, ids=wanted)}
-    places: dict[int, list[int]] = {}
-    for place, row in enumerate(view.rows):
-        places.setdefault(int(view.table.seq[row]), []).append(place)
-    for record in records:
-        for place in places.get(seqs.get(record.event_id, -1), ()):
-            row = view.rows[place]
-            if view.table.start[row] <= record.span[0] < max(view.table.end[row], view.table.start[row] + 1):
-                found.setdefault(place, []).append(record)
+    records = [record for record in records if record.event_id in seqs]
+    seq_A = np.array([seqs[record.event_id] for record in records], dtype=np.int64)
+    start_A = np.array([record.span[0] for record in records], dtype=np.int64)
+    for record, place in zip(records, _places(view.table, view.rows, seq_A, start_A), strict=True):
+        if place >= 0:
+            found.setdefault(int(place), []).append(record)
     return found
 
 
@@ -505,34 +526,37 @@ def _items(
         event = events.get(int(table.seq[row]))
         # Another process may have forgotten it since the table was read.
         if event is not None:
-            item = _item(event, int(table.start[row]), int(table.end[row]), place, score_N, arms)
-            old = ended.get(place, [])
+            span = (int(table.start[row]), int(table.end[row]))
             items.append(
-                replace(
-                    item,
-                    memory_ids=(*memories.get(place, ()), *(record.id for record in old)),
-                    status="superseded" if old else "active",
-                    until=_until(old),
-                )
+                _item(event, span, place, score_N, arms, memories.get(place, []), ended.get(place, []))
             )
     return items
 
 
 def _item(
-    event: Event, start: int, end: int, place: int, score_N: np.ndarray, arms: dict[str, np.ndarray]
+    event: Event,
+    span: tuple[int, int],
+    place: int,
+    score_N: np.ndarray,
+    arms: dict[str, np.ndarray],
+    memory_ids: list[str],
+    ended: list[MemoryRecord],
 ) -> Item:
     return Item(
         id=event.id,
         kind="event",
-        text=event.content[start:end],
+        text=event.content[span[0] : span[1]],
         date=event.when,
         score=float(score_N[place]),
         sources=(event.id,),
         speaker=event.speaker,
         session=event.scope.session or "default",
-        span=(start, end),
+        span=span,
         overlap=float(arms["overlap"][place]),
         cosine=float(arms["meaning"][place]) if "meaning" in arms else None,
+        memory_ids=(*memory_ids, *(record.id for record in ended)),
+        status="superseded" if ended else "active",
+        until=_until(ended),
     )
 
 

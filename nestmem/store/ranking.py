@@ -32,16 +32,18 @@ def idf(hits_WN: np.ndarray) -> np.ndarray:
 
 def bm25(counts_WN: np.ndarray, idf_W: np.ndarray, lengths_N: np.ndarray) -> np.ndarray:
     """Okapi BM25 (Robertson and Zaragoza 2009, eq. 3.15) of each of N units; `lengths_N` in words."""
-    if not len(counts_WN):
-        return np.zeros(len(lengths_N))
-    relative_N = lengths_N / max(float(lengths_N.mean()), 1e-9)
-    saturated_WN = counts_WN * (K1 + 1) / (counts_WN + K1 * (1 - B + B * relative_N))
-    return idf_W @ saturated_WN
+    score_N = np.zeros(len(lengths_N))
+    slow_N = K1 * (1 - B + B * lengths_N / max(float(lengths_N.mean()), 1e-9))
+    for counts_N, weight in zip(counts_WN, idf_W, strict=True):
+        held = np.flatnonzero(counts_N)
+        counts_H = counts_N[held]
+        score_N[held] += weight * (K1 + 1) * counts_H / (counts_H + slow_N[held])
+    return score_N
 
 
 def window_sum(values_XN: np.ndarray, segment_N: np.ndarray, reach: int) -> np.ndarray:
     """For each passage the sum over itself and `reach` neighbours on either side in its segment."""
-    total_XN = values_XN.astype(float)
+    total_XN = values_XN.copy()
     for distance in range(1, min(reach, values_XN.shape[-1] - 1) + 1):
         same_N = segment_N[distance:] == segment_N[:-distance]
         total_XN[..., distance:] += values_XN[..., :-distance] * same_N

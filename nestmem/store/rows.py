@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from functools import lru_cache
 from typing import Any
 
 from nestmem.store.records import (
@@ -32,6 +33,7 @@ def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
+@lru_cache(maxsize=1024)
 def with_session(scope: Scope, session: str) -> Scope:
     """The scope of one of its sessions."""
     return Scope(tenant=scope.tenant, user=scope.user, agent=scope.agent, session=session)
@@ -52,7 +54,7 @@ def event(scope: Scope, row: tuple) -> Event:
         occurred_at=from_text(occurred_at),
         recorded_at=recorded,
         source=source,
-        meta=json.loads(meta),
+        meta={} if meta == "{}" else json.loads(meta),
     )
 
 

@@ -114,27 +114,26 @@ class SearchIndex:
         self, raw: sqlite3.Connection, scope_id: int, passage_ids: Iterable[int]
     ) -> list[tuple[int, str]]:
         """(passage id, the text that is indexed for it); ids of other scopes are left out."""
-        contents: dict[int, str] = {}
-        found = []
-        for passage_id in passage_ids:
-            row = raw.execute(
-                """SELECT p.seq, p.start, p.end, p.memory_id, m.question, m.answer FROM passage p
-                   LEFT JOIN memory m ON m.scope_id = p.scope_id AND m.id = p.memory_id
-                   WHERE p.id = ? AND p.scope_id = ?""",
-                (int(passage_id), scope_id),
-            ).fetchone()
-            if row is None:
-                continue
-            seq, start, end, memory_id, question, answer = row
-            if memory_id is not None:
-                found.append((int(passage_id), memory_index_text(question, answer)))
-                continue
-            if seq not in contents:
-                contents[seq] = raw.execute(
-                    "SELECT content FROM event WHERE scope_id = ? AND seq = ?", (scope_id, seq)
-                ).fetchone()[0]
-            found.append((int(passage_id), contents[seq][start:end]))
-        return found
+        wanted = [int(passage_id) for passage_id in passage_ids]
+        rows = _in_chunks(
+            raw,
+            """SELECT p.id, p.seq, p.start, p.end, p.memory_id, m.question, m.answer FROM passage p
+               LEFT JOIN memory m ON m.scope_id = p.scope_id AND m.id = p.memory_id
+               WHERE p.scope_id = ? AND p.id IN""",
+            scope_id,
+            wanted,
+        )
+        seqs = dict.fromkeys(row[1] for row in rows if row[4] is None)
+        contents = dict(
+            _in_chunks(
+                raw, "SELECT seq, content FROM event WHERE scope_id = ? AND seq IN", scope_id, list(seqs)
+            )
+        )
+        texts = {
+            id_: contents[seq][start:end] if memory_id is None else memory_index_text(question, answer)
+            for id_, seq, start, end, memory_id, question, answer in rows
+        }
+        return [(passage_id, texts[passage_id]) for passage_id in wanted if passage_id in texts]
 
     def table(self, scope_id: int) -> PassageTable:
         """The scope's passages, read again only as far as they have changed."""
@@ -187,6 +186,15 @@ class SearchIndex:
         while len(self._loaded) > MAX_SCOPES_IN_MEMORY:
             self._loaded.popitem(last=False)
         return loaded
+
+
+def _in_chunks(raw: sqlite3.Connection, select: str, scope_id: int, values: list[int]) -> list[tuple]:
+    """Rows of `select`, which ends in "IN", for values in chunks that SQLite accepts."""
+    rows: list[tuple] = []
+    for start in range(0, len(values), 500):
+        chunk = values[start : start + 500]
+        rows += raw.execute(f"{select} ({','.join('?' * len(chunk))})", (scope_id, *chunk)).fetchall()
+    return rows
 
 
 def scope_token(scope_id: int) -> str:
