@@ -268,6 +268,27 @@ def test_eval_personas_generates_held_out_lives(cli: Cli, tmp_path: Path) -> Non
     assert record["lives"] == 2
 
 
+def test_eval_locomo(cli: Cli, tmp_path: Path) -> None:
+    turns = [{"speaker": "Ann", "dia_id": "D1:1", "text": "I adopted a cat named Oscar last week."}]
+    sample = {
+        "sample_id": "conv-1",
+        "conversation": {
+            "speaker_a": "Ann",
+            "speaker_b": "Bob",
+            "session_1_date_time": "1:56 pm on 8 May, 2023",
+            "session_1": turns,
+        },
+        "qa": [{"question": "Who is Oscar?", "answer": "a cat", "evidence": ["D1:1"], "category": 4}],
+    }
+    (tmp_path / "locomo.json").write_text(json.dumps([sample]), encoding="utf-8")
+    done = cli("eval", "locomo", "--data", "locomo.json", "--json", "r.json")
+    assert done.code == 0, done
+    record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert record["evidence"]["500"]["share"] == 1.0
+    assert "recall p50" in done.out
+    one_line(cli("eval", "locomo", "--data", "none.json"), "none.json")
+
+
 # --- bad input -------------------------------------------------------------------------------------
 
 
@@ -426,7 +447,7 @@ def save_opt(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-    sizes = {"vocab_size": 8, "hidden_size": 8, "ffn_dim": 8, "word_embed_proj_dim": 8}
+    sizes: dict[str, Any] = {"vocab_size": 8, "hidden_size": 8, "ffn_dim": 8, "word_embed_proj_dim": 8}
     OPTForCausalLM(OPTConfig(num_hidden_layers=1, num_attention_heads=1, **sizes)).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

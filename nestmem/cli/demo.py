@@ -29,9 +29,9 @@ MIN_WIDTH = 110
 
 def play(*, keep: Path | None, model: str | None, embedder: str) -> None:
     """Plays the whole demo. The database is deleted at the end unless `keep` names a place for it."""
+    quiet_libraries()
     from nestmem.assemble import open as open_memory
 
-    quiet_libraries()
     if keep is not None and keep.exists():
         raise InputError(f"{keep} is already there; name a new file for --keep")
     show.out.width = max(show.out.width, MIN_WIDTH)
@@ -192,7 +192,10 @@ def _prove(memory: Memory, told: dict[str, Any], path: Path, digest: str | None)
     show.line(f"copies of {', '.join(chosen['gone'])} left in the database file: {copies}")
     if memory.learner is None:
         return
-    with Another(Ledger(":memory:"), learner=memory.learner) as other:
+    with (
+        show.out.status("living the same life without it ..."),
+        Another(Ledger(":memory:"), learner=memory.learner) as other,
+    ):
         for _ in live_through(other, _without(told["sessions"], chosen)):
             pass
         versions = other.versions(chosen["user"])

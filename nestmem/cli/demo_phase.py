@@ -66,9 +66,9 @@ def live_through(memory: Memory, sessions: Iterable[dict[str, Any]], first: int 
 
 def main() -> None:
     """Plays one part of the conversation into a database."""
+    quiet_libraries()
     from nestmem.assemble import open as open_memory
 
-    quiet_libraries()
     path, model, embedder, part = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     cut = parts(conversation()["sessions"])
     first = sum(len(sessions) for sessions in cut[:part])

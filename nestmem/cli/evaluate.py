@@ -39,7 +39,7 @@ def personas(
     from nestmem.evals.record import environment, write_json
 
     for path in (json_path, log_path):
-        _check_folder(path)
+        check_folder(path)
     lives = task.read_lives(data) if data else _generated(made)
     if where.model == "none" and set(arms) & {"weights", "both"}:
         raise InputError("--model none has no weights; ask for the arms it has: --arm none,text")
@@ -155,7 +155,7 @@ def bar() -> Iterator[Any]:
         yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what)
 
 
-def _check_folder(path: Path | None) -> None:
+def check_folder(path: Path | None) -> None:
     """Fails before the work rather than after it."""
     if path is not None and not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; create it first")

@@ -328,7 +328,7 @@ def eval_personas(
     """Memory over streams of sessions: accuracy by arm, kind and age."""
     from nestmem.cli.evaluate import personas
 
-    arms = [_arm(name.strip()) for name in arm.split(",")]
+    arms: list[Arm] = [_arm(name.strip()) for name in arm.split(",")]
     made = {"lives": lives, "sessions": sessions, "facts": facts, "seed": seed}
     personas(where, data=data, made=made, arms=arms, budget=budget, json_path=json, log_path=log)
 
@@ -353,7 +353,7 @@ def eval_locomo(
 def _arm(name: str) -> Arm:
     from nestmem.agent.types import ARMS
 
-    for arm in ARMS:
-        if arm == name:
-            return arm
+    known = {str(arm): arm for arm in ARMS}
+    if name in known:
+        return known[name]
     raise InputError(f"--arm {name!r} is not an arm; choose from {', '.join(ARMS)}")
