@@ -353,7 +353,7 @@ def eval_locomo(
 def _arm(name: str) -> Arm:
     from nestmem.agent.types import ARMS
 
-    known = {str(arm): arm for arm in ARMS}
-    if name in known:
-        return known[name]
+    for arm in ARMS:
+        if arm == name:
+            return arm
     raise InputError(f"--arm {name!r} is not an arm; choose from {', '.join(ARMS)}")
