@@ -33,7 +33,7 @@ _STOP = re.compile(r"[.!?…]+[\"')\]”’]*(?=\s|$)|\n+")
 
 Talk = Literal["statement", "question", "hypothetical", "reported"]
 Link = Literal["main", "and", "who"]
-_LINKS: dict[str, Link] = {"main": "main", "and": "and", "who": "who"}
+_LINKS: dict[str, Link] = {"main": "main", "main2": "main", "and": "and", "who": "who"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ _CONTRACTIONS = [
     (r"\b(is|are|was|were|do|does|did|have|has|had|would|could|should|must)n't\b", r"\1 not"),
     (r"\bdont\b", "do not"), (r"\bgonna\b", "going to"), (r"\bwanna\b", "want to"),
 ]  # fmt: skip
-_COMPILED = [(re.compile(p, re.IGNORECASE if p[:4] != r"\b(I" else 0), r) for p, r in _CONTRACTIONS]
+_COMPILED = [(re.compile(p, re.IGNORECASE), r) for p, r in _CONTRACTIONS]
 
 
 def plain(text: str) -> str:
@@ -207,8 +207,8 @@ def _without_tag(text: str) -> tuple[str, bool]:
 
 
 _IF = re.compile(
-    r"^(?:if|unless|suppose|supposing|imagine|assuming|let us say|say|pretend|what if|were i|had i|in my dream|in a dream|"
-    r"once upon)\b|\b(?:if (?:I|we|my|our|you|only|it)\b|I wish\b|wish(?:ed)? (?:I|we|my)|would|might|maybe|perhaps|could (?:be|have)|should (?:be|have)|"
+    r"\b(?:doubt|not think|not believe|not true|not mean|deny|pretend)\b|^(?:if|unless|suppose|supposing|imagine|assuming|let us say|say|pretend|what if|were i|had i|in my dream|in a dream|"
+    r"in (?:the|this|my|a|that) (?:novel|story|game|film|movie|play|series)|once upon)\b|\b(?:if (?:I|we|my|our|you|only|it)\b|I wish\b|wish(?:ed)? (?:I|we|my)|would|might|maybe|perhaps|could (?:be|have)|"
     r"hypothetically|hopefully|pretend|imagine|dreamed|dreamt|in (?:my|a) dream|as if|let us say|considering (?:moving|getting|buying)|thinking (?:of|about))\b",
     re.IGNORECASE,
 )  # fmt: skip
@@ -224,7 +224,10 @@ _NOT_SAID = re.compile(r"\b(?:I|we) (?:said|wrote|claimed|told you|asked)\b", re
 
 
 def _talk(text: str, asks: bool, opener: str) -> Talk:
-    told = any(o.startswith(("did i", "did you", "have i")) for o in opener.split(" | "))
+    told = any(
+        o.startswith(("did i", "did you", "have i", "can you believe", "would you believe"))
+        for o in opener.split(" | ")
+    )
     if (asks and not told) or (_ASKING.match(text) and _inverted(text)):
         return "question"
     if re.match(r'^"[^"]*"\W*(?:\w+ ){0,3}\w*$', text) or (_SAID.search(text) and not _NOT_SAID.search(text)):
@@ -246,7 +249,7 @@ def _inverted(text: str) -> bool:
 # Verbs that may continue a subject: "Anna lives in Leeds and works as a nurse".
 _VERB = (
     r"(?:is|am|are|was|has|have|had|lives?|works?|loves?|likes?|hates?|prefers?|enjoys?|plays?|studies|study|speaks?|drives?|teach(?:es)?|"
-    r"moved|grew|owns?|collects?|runs?|keeps?|goes by|answers? to|dislikes?|adores?|rides?|paints?|sings?|got|adopted|bought|can not stand)"
+    r"moved|grew|owns?|joined|started|became|collects?|runs?|keeps?|goes by|answers? to|dislikes?|adores?|rides?|paints?|sings?|got|adopted|bought|can not stand)"
 )
 _PRONOUN = r"(?:I|we|he|she|it|they|you|there)\s+(?!and\b|or\b)\w"
 _OWNED = r"(?:my|our|his|her|its|their|the)\s+(?:[\w'-]+\s){1,5}?(?:is|are|was|were|has|have|can|loves?|likes?|lives?|works?|\w{3,}s|\w{3,}ed)\b"
@@ -255,6 +258,7 @@ _CONJ = r"(?:and|but|so|because|since|though|although|while|whereas|plus|also|ye
 _SPLIT = re.compile(
     rf"(?P<main>\s*[,;:]\s*(?:{_CONJ}\s+)?(?=(?:actually |also |now |then )?(?:{_PRONOUN}|{_OWNED}|{_NAMED}))|\s+[-–—]+\s+(?=\w)|\s*[;…]\s*|"
     rf"\s+{_CONJ}\s+(?=(?:actually |also |now |then |recently |currently )?(?:{_PRONOUN}|{_OWNED}|{_NAMED})))|"
+    rf"(?P<main2>\s+(?:that|when I say|when I mention)\s+(?:that\s+)?(?=(?:my|our|I|we)\s))|"
     rf"(?P<who>\s*,?\s+(?:who|which|that)\s+(?={_VERB}\b))|"
     rf"(?P<and>(?:\s*,\s*|\s+)(?:and|but)\s+(?=(?:also |now |currently |then |she |he )?{_VERB}\s)|\s*,\s*(?={_VERB}\s))",
     re.IGNORECASE,

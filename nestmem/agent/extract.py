@@ -11,28 +11,17 @@ statement that fits no rule is kept as an "open" item without question and answe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from nestmem.agent import clauses as talk
-from nestmem.agent import predicates, relations
-from nestmem.agent.lexicon import (
-    CODE_NOUNS,
-    COLOURS,
-    HE,
-    LANGUAGES,
-    NO_OCCUPATION,
-    OCCUPATION_ENDINGS,
-    SHE,
-    SPORTS,
-    STATES,
-    words,
-)
+from nestmem.agent import predicates, relations, turned
+from nestmem.agent.lexicon import CODE_NOUNS, HE, SHE, STATES, words
 from nestmem.agent.relations import Entity, Kind
+from nestmem.agent.values import LOOSE, clean, fits, is_occupation, looks_like_name, one_name
 
 VERSION = "rules-1"
 MAX_MESSAGE_CHARS = 20_000
-MAX_VALUE_WORDS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,160 +121,6 @@ def _forget_request(sentence: talk.Sentence) -> ForgetRequest | None:
     return ForgetRequest(span=(sentence.start, sentence.end), what=found["what"].strip(" .!?"))
 
 
-# --- values ------------------------------------------------------------------------------------------
-
-_PLACE_CUT = re.compile(
-    r"\s+(?:with|together|near|by|close to|next to|not far|alone|where|and (?:I|we|my)|in (?:an?|the|my|our)|on|right|near|to be|as|from (?:work|there)|among|at the|all|instead of|rather than|every)\b.*$",
-    re.I,
-)
-_TAIL = re.compile(
-    r",? (?:instead of|rather than|and not|not|no longer|over|as opposed to|more than any(?:thing| other)?|better than|in place of) .+$",
-    re.IGNORECASE,
-)
-_LOOSE = re.compile(
-    r"^(?:it|that|this|them|him|her|me|us|you|there|here|one|so|all|both|the same|something|anything|nothing|everything|someone|what|how|why|where|when|who|which)\b",
-    re.I,
-)
-
-
-def clean(value: str, shape: str) -> str | None:
-    """The bare value: no fillers, articles or quotes. None when it cannot be one."""
-    value = talk.strip_closers(value.strip())
-    quoted = re.match(r'^["\'](.+?)["\'](?=$|[\s,.!])', value)
-    if quoted:
-        return quoted.group(1).strip(" .,") or None
-    value = _TAIL.sub("", value)
-    value = re.sub(r"\s*\((?!\d).*?\)\s*$", "", value)
-    value = _SHAPES.get(shape, _thing)(value)
-    value = talk.strip_closers(value.strip(" ,;:\"'")).strip(' ,;:"')
-    if not value or len(value.split()) > MAX_VALUE_WORDS or (_LOOSE.match(value) and len(value.split()) < 3):
-        return None
-    return value
-
-
-def _thing(value: str) -> str:
-    value = re.sub(r"^(?:an?|some) (?=\S)", "", value, flags=re.IGNORECASE)
-    return re.split(r", (?=[a-z])", value)[0]
-
-
-def _place(value: str) -> str:
-    value = re.sub(
-        r"^(?:the (?:city|town|village|suburb|capital) of|beautiful|sunny|rainy|lovely|good old|downtown|central) ",
-        "",
-        value,
-    )
-    return _PLACE_CUT.sub("", re.split(r", (?=[a-z])", value)[0])
-
-
-def _name(value: str) -> str:
-    return re.split(r", (?=[a-z])| (?:who|which|because|and (?:he|she|it|they|we|I))\b", value)[0]
-
-
-def _company(value: str) -> str:
-    value = re.split(r", (?=[a-z])| (?:as an?|as the|as|in the|on the|where|doing|since|remotely)\b", value)[
-        0
-    ]
-    return re.sub(
-        r"^(?:an?|a company called|a firm called|the company|the firm) (?:company |firm |startup |start-up |place |shop )?(?:called |named )?",
-        "",
-        value,
-    )
-
-
-def _job(value: str) -> str:
-    value = re.split(r", | (?:at|for|with|in|by|from|on|who|and I|and we|now|of the|here)\b", value)[0]
-    return re.sub(
-        r"^(?:an?|the|being an?|qualified|trained|professional|full-time|part-time|registered|licensed|retired|new) ",
-        "",
-        value,
-    )
-
-
-def _study(value: str) -> str:
-    return re.split(r", | (?:at|in|with|for|and (?:I|graduated)|back|now|part|during|as)\b", value)[0]
-
-
-def _day(value: str) -> str:
-    return re.sub(
-        r"^(?:on|every|each|in|at) (?:the )?", "", re.split(r", (?=[a-z])", value)[0], flags=re.IGNORECASE
-    )
-
-
-def _time(value: str) -> str:
-    value = re.sub(r"^(?:at|around|about|on|by|from) ", "", value, flags=re.IGNORECASE)
-    return re.split(
-        r", | (?:every|each|sharp|in the|on|to|for|with|after|and|during|most|almost|or (?:so|later))\b",
-        value,
-    )[0]
-
-
-def _instrument(value: str) -> str:
-    value = re.sub(r"^(?:the|an?|my) ", "", value, flags=re.IGNORECASE)
-    return re.split(r", | (?:in|at|for|with|every|and (?:I|sing)|on|since)\b", value)[0]
-
-
-def _food(value: str) -> str:
-    return re.split(r", (?=[a-z])| (?:in|on|when|because|at all|anywhere)\b", _thing(value))[0]
-
-
-def _age(value: str) -> str:
-    return re.sub(r"\s*years?(?: old)?$", "", value)
-
-
-def _language(value: str) -> str:
-    value = re.split(
-        r", | (?:at|in|with|for|on|because|since|every|and (?:I|we)|fluently|well|very|a little|a bit|as)\b",
-        value,
-    )[0]
-    return re.sub(
-        r"^(?:to speak|speaking|some|a bit of|a little|fluent|the|my) ", "", value, flags=re.IGNORECASE
-    )
-
-
-def _transport(value: str) -> str:
-    return re.sub(
-        r"^(?:my|a|an|the) ",
-        "",
-        re.split(r", | (?:every|each|and|most|because)\b", value)[0],
-        flags=re.IGNORECASE,
-    )
-
-
-_SHAPES: dict[str, Callable[[str], str]] = {
-    "place": _place, "name": _name, "company": _company, "job": _job, "study": _study, "day": _day, "date": _day, "time": _time,
-    "instrument": _instrument, "food": _food, "age": _age, "language": _language, "transport": _transport, "sport": _instrument,
-}  # fmt: skip
-
-
-def is_occupation(value: str) -> bool:
-    """True for "nurse", "bus driver", "film editor"; false for "fan", "early riser", "mother"."""
-    words = value.casefold().split()
-    if (
-        not 1 <= len(words) <= 5
-        or words[-1] in NO_OCCUPATION
-        or set(words) & {"of", "big", "huge", "bit", "good", "bad", "great", "terrible"}
-    ):
-        return False
-    return words[-1].endswith(OCCUPATION_ENDINGS)
-
-
-def looks_like_name(value: str) -> bool:
-    """False for states ("very tired"), activities ("killing me") and descriptions ("a nurse")."""
-    words = value.split()
-    if (
-        not words
-        or words[0].casefold() in STATES
-        or (
-            re.match(r"(?:an?|the|in|on|at|to|by|with|for|\d+ (?:years|and))\b", value, re.I)
-            and not value[0].isupper()
-        )
-    ):
-        return False
-    return value[0].isupper() or (
-        not re.search(r"(?:ing|ed|ly|ful|less|ous|ive)$", words[0].casefold()) and len(words) <= 3
-    )
-
-
 # --- reading -----------------------------------------------------------------------------------------
 
 _OWN = r"(?:my|our|My|Our)"
@@ -330,7 +165,7 @@ class _Reader:
         before = len(self.items)
         if self._correction(sentence.text):
             return
-        whole = self._whole(sentence.text)
+        whole = self._whole(sentence.text) or ("," in sentence.text and self._rewritten(sentence.text))
         if not whole:
             for clause in talk.clauses(sentence.text):
                 if not self._clause(clause):
@@ -342,8 +177,13 @@ class _Reader:
     def _clause(self, clause: talk.Clause) -> bool:
         text = talk.strip_openers(clause.text)[0]
         if clause.link == "main":
-            return self._tell(text)
-        subject = self.subject if clause.link == "and" else (self.focus[-1] if self.focus else None)
+            return (bool(self.items) and self._correction(text)) or self._tell(text)
+        last = self.focus[-1] if self.focus else None
+        subject = self.subject if clause.link == "and" else last
+        if subject == self.me and re.match(r"(?:is|has|(?!always|as|was)[a-z]{2,}s)\b", text):
+            subject = last
+        if clause.link == "who":
+            self.subject = last
         return subject is not None and self._predicate(subject, text)
 
     def _tell(self, text: str) -> bool:
@@ -380,9 +220,11 @@ class _Reader:
             re.I,
         )
         meet = meet or re.match(rf"(?P<v>.+?),? that is {_OWN} {_NP}$", text)
+        if meet and not (value := one_name(meet["v"])):
+            return False
         if meet:
             entity, attribute = self._noun_phrase(meet["np"], named=True)
-            return self._add(entity, attribute, meet["v"], "name")
+            return self._add(entity, attribute, value, "name")
         got = re.match(
             rf"(?:just )?(?:got|adopted|bought)(?: \w+self)? an? {_NP}[!.,:;-]+ (?:meet|called|named|say hello to|it is|this is|the name is) (?P<v>.+)$",
             text,
@@ -393,11 +235,7 @@ class _Reader:
         return False
 
     def _rewritten(self, text: str) -> bool:
-        for pattern, make in _TURNED:
-            found = pattern.match(text)
-            if found and (straight := make(found)) and straight != text:
-                return self._tell(straight)
-        return False
+        return any(self._tell(plain) for plain in turned.straight(text))
 
     # Naming.
 
@@ -417,15 +255,21 @@ class _Reader:
             re.I,
         )
         if found:
+            if re.match(
+                r"(?:every|each|on|at|in|for|when|once|twice|back|again|often|daily|because|from|about|if|after|before|to)\b",
+                found["v"],
+                re.I,
+            ):
+                return False
             np = found["np"]
-            words = np.split() if np else []
+            parts = np.split() if np else []
             if (
                 np
                 and not found["old"]
                 and not relations.takes_name(relations.noun(np))
-                and relations.takes_name(relations.noun(words[0]))
+                and relations.takes_name(relations.noun(parts[0]))
             ):
-                return self._add(self._entity(words[0]), "name", " ".join([*words[1:], found["v"]]), "name")
+                return self._add(self._entity(parts[0]), "name", " ".join([*parts[1:], found["v"]]), "name")
             entity = self._entity(np) if np else self._antecedent(found["pro"])
             return entity is not None and self._named(entity, found["v"])
         gave = re.match(
@@ -481,6 +325,7 @@ class _Reader:
         predicate = predicates.base_form(
             re.sub(r"^(\w+)ing\b", lambda m: predicates._ING.get(m.group().lower(), m.group()), said)
         )
+        predicate = re.sub(r"^(?:(?:working|my (?:old )?job) )(?=at |for |with |as )", "work ", predicate)
         for hit in predicates.read(predicate, self._letter(entity)):
             value = clean(hit.value, hit.shape)
             if value:
@@ -505,6 +350,8 @@ class _Reader:
             re.I,
         )
         if found:
+            if re.match(rf"{_OWN} ", text) and not text.startswith(("I ", "We ")) and _somebody(found["np"]):
+                return False
             entity, attribute = self._noun_phrase(found["np"], named=not _is_attribute(found["np"]))
             return self._add(entity, attribute, found["v"], "name")
         swap = re.match(
@@ -627,7 +474,14 @@ class _Reader:
         )
         if plain and plain["head"].lower() in CODE_NOUNS:
             return self._add(self.me, relations.attribute_name(plain["a"]), plain["v"], "thing")
-        me = re.match(r"(?:I|we|us all)\b,? (?P<p>.+)$", text)
+        home = re.match(
+            r"(?:the|our|my) (?P<a>wifi|wi-fi|network) (?:at home|in (?:our|my) (?:house|flat|home)) is (?:called |named )?(?P<v>.+)$",
+            text,
+            re.I,
+        )
+        if home:
+            return self._add(self.me, "wifi_name", home["v"], "thing")
+        me = re.match(r"(?:I|we|us all)\b,? (?P<p>.+)$", text, re.I)
         if me:
             self.subject = self.me
             return self._predicate(self.me, me["p"])
@@ -640,10 +494,17 @@ class _Reader:
         return self._by_name(text)
 
     def _owned(self, rest: str) -> bool:
-        """ "my NP PREDICATE": where the noun phrase ends is decided by the first verb after it."""
+        """ "my NP PREDICATE": a noun that has a name ends the phrase, else the first verb does."""
+        tokens = rest.split()
+        for size in range(min(4, len(tokens) - 1), 0, -1):
+            np, following = " ".join(tokens[:size]), tokens[size]
+            noun = relations.noun(np)
+            owned = relations.is_person(noun) or relations.is_animal(noun)
+            if owned and "'s" not in np and not _NOUNLIKE.search(np) and _VERBAL.fullmatch(following):
+                return self._about(np, " ".join(tokens[size:]))
         for cut in _VERB.finditer(rest):
             np, predicate = rest[: cut.start()].strip(), rest[cut.start() :].strip()
-            if np and len(np.split()) <= 6:
+            if np and len(np.split()) <= 6 and not _NOUNLIKE.search(np):
                 return self._about(np, predicate)
         return False
 
@@ -654,7 +515,7 @@ class _Reader:
             re.I,
         )
         called = called or re.match(
-            r"(?:goes by(?: the name(?: of)?)?|answers to(?: the name(?: of)?)?|listens to the name|responds to|bears the name|has the name|has (?:a|the) (?:\w+ )?name[:,]?) (?P<v>.+)$",
+            r"(?:goes by(?: the name(?: of)?)?|answers to(?: the name(?: of)?)?|listens to the name|responds to|bears the name|has the name|has (?:a|the) (?:(?:lovely|nice|funny|cute|great|beautiful|strange|silly|good|wonderful|odd|short|long|pretty|fancy) )?name(?: too| as well)?[:,]?) (?P<v>.+)$",
             predicate,
             re.I,
         )
@@ -673,7 +534,7 @@ class _Reader:
         )
         if found and not re.search(r"\bno longer\b", predicate[:30]):
             return self._attribute(entity, attribute, found["v"])
-        when = re.match(r"(?:\w+s) (?:on|at|in) (?P<v>.+)$", predicate)
+        when = re.match(r"(?:\w+s) (?:in )?(?:on|at|in) (?P<v>.+)$", predicate)
         return bool(when) and self._time_of(np, predicate)
 
     def _attribute(self, entity: Entity, attribute: str, value: str) -> bool:
@@ -691,8 +552,12 @@ class _Reader:
             )
             return bool(item) and self._push(item)
         if (
-            re.match(r"(?:\w+ing|not|very|so|really|too|quite|pretty|about to|going to|to)\b", value)
+            re.match(
+                r"(?:\w+ing|not|very|so|really|too|quite|pretty|about to|going to|to|all|just|about|getting)\b",
+                value,
+            )
             and " " in value
+            and value[0].islower()
             and attribute not in relations.ATTRIBUTES
         ):
             return False
@@ -705,6 +570,8 @@ class _Reader:
         shapes = {"job": "job", "home_city": "place", "birthplace": "place", "birthday": "date", "employer": "company", "study_field": "study",
                   "wedding_date": "day", "meeting_day": "day", "music_lesson_day": "day", "training_day": "day", "next_trip": "place",
                   "wake_time": "time", "bedtime": "time", "gym_time": "time", "instrument": "instrument", "room_number": "thing"}  # fmt: skip
+        if prep and attribute in relations.ATTRIBUTES and attribute not in _WITH_PREPOSITION:
+            return False
         value = (
             re.sub(r"^(?:on|in|at|to|by|from|with|being|at room|room) (?=\S)", "", value)
             if attribute in relations.ATTRIBUTES
@@ -714,9 +581,16 @@ class _Reader:
 
     def _time_of(self, np: str, predicate: str) -> bool:
         """ "my flight leaves at nine" -> "When does my flight leave?"."""
-        found = re.match(r"(?P<verb>\w+)s (?:on|at|in|every) (?P<v>.+)$", predicate)
+        found = re.match(r"(?P<verb>\w+)s (?:in )?(?:on|at|in|every) (?P<v>.+)$", predicate)
         if not found or not _TIMELIKE.search(found["v"]):
             return False
+        coming = re.match(r"(?P<who>.+)'s (?:train|flight|bus|plane|ferry|coach)$", np)
+        if (
+            coming
+            and found["verb"] in ("get", "arrive", "land", "come")
+            and (at := re.search(r"\bat (.+)$", predicate))
+        ):
+            return self._add(self._entity(coming["who"]), "arrival_time", at.group(1), "time")
         noun = np.casefold()
         value = clean(found["v"], "day")
         question = f"When does my {noun} {found['verb']}?"
@@ -789,6 +663,7 @@ class _Reader:
             re.I,
         ) and not re.match(r"never (?:eat|touch)|would like", said, re.I):
             return False
+        said = talk.strip_closers(said, since=False)
         predicate = predicates.base_form(said)
         if self._has(entity, said, predicate) or self._two_part(entity, predicate):
             return True
@@ -805,7 +680,7 @@ class _Reader:
 
     def _accept(self, entity: Entity, hit: predicates.Hit) -> bool:
         value = clean(hit.value, hit.shape)
-        if value is None or not _fits(hit.attribute, value):
+        if value is None or not fits(hit.attribute, value):
             return False
         if "/" in hit.attribute:
             noun, attribute = hit.attribute.split("/")
@@ -851,6 +726,12 @@ class _Reader:
         if not found:
             return False
         raw = found["v"]
+        if (
+            not entity.path
+            and re.fullmatch(r"[A-Z][\w'-]+(?: [A-Z][\w'-]+)?", raw)
+            and raw.casefold() not in STATES
+        ):
+            return self._add(entity, "name", raw, "name", confidence=0.7)
         role = re.match(r"an? (?P<v>.+)$", raw, re.I)
         person = not entity.path or relations.is_person(entity.path[-1])
         if role and person:
@@ -864,7 +745,8 @@ class _Reader:
         if role and entity.path and not relations.is_animal(entity.path[-1]):
             return self._add(entity, _KIND_OF.get(entity.head, "kind"), role["v"], "thing")
         if entity.path and relations.takes_name(entity.path[-1]) and looks_like_name(raw):
-            return self._add(entity, "name", raw, "name")
+            shouted = raw[0].isupper() or not re.search(r"(?!\bI\b)[A-Z]", self.source[1:])
+            return shouted and self._add(entity, "name", raw, "name")
         return False
 
     def _likes(self, entity: Entity, predicate: str) -> bool:
@@ -892,7 +774,11 @@ class _Reader:
         value = clean(re.sub(r"^(?:to be|to have|having) ", "", found["v"]), "food")
         if (
             value is None
-            or re.match(r"(?:you|your|my|when|how|that|it)\b", value, re.I)
+            or re.search(
+                r"^(?:you|your|when|how|that|it|with|in|on|at|of|for|from|to|about|by)\b|\b(?:my|our|your)\b",
+                value,
+                re.I,
+            )
             or (group == "prefers" and value.startswith("to "))
         ):
             return False
@@ -904,6 +790,8 @@ class _Reader:
         if not found or entity.speaker:
             return False
         doing = re.sub(r"^(?:always|usually) ", "", found["do"])
+        if re.match(r"\w+ed\b|went\b|was\b|were\b|had\b", doing) or re.search(r" at \d", doing):
+            return False
         verb = "am I " + doing[3:] if doing.startswith("be ") else f"do I {doing}"
         if entity.path:
             verb = (
@@ -960,7 +848,7 @@ class _Reader:
         for pattern in _STYLES:
             found = pattern.match(text)
             value = found and clean(found["v"], "style")
-            if value and not _LOOSE.match(value):
+            if value and not LOOSE.match(value):
                 return self._add(self.me, "answer_style", value, "style")
         return False
 
@@ -968,7 +856,7 @@ class _Reader:
 
     def _notice(self, text: str) -> None:
         """Whoever is mentioned is who "she" means in the next clause."""
-        for found in re.finditer(r"\b(?:my|our) ((?:[\w-]+ ){0,2}?[\w-]+)\b", text, re.I):
+        for found in re.finditer(r"\b(?:my|our) ((?:[\w-]+ ){0,2}[\w-]+)", text, re.I):
             words = found.group(1).split()
             for size in range(len(words), 0, -1):
                 noun = relations.noun(" ".join(words[:size]))
@@ -988,7 +876,11 @@ class _Reader:
                     self._add(entity, "name", found.group(2), "name", confidence=0.8)
 
     def _open(self, text: str) -> None:
-        if not re.search(r"\b(?:I|my|our|we|mine|ours|me)\b", text, re.I) or _SMALL_TALK.search(text):
+        if (
+            not re.search(r"\b(?:I|my|our|we|mine|ours|me)\b", text, re.I)
+            or _SMALL_TALK.search(text)
+            or " not " in f" {text} "
+        ):
             return
         if not re.match(r"(?:(?:\w+,? ){0,6})(?:I|we|my|our|me)\b", text, re.I) or len(text.split()) < 4:
             return
@@ -1054,14 +946,22 @@ class _Reader:
         attribute = self._attribute_name(owner, last)
         if last.lower() == "partner" and owner.path:
             return owner, "partner_name"
-        if named and not _is_attribute(last):
+        if named and noun in ("team", "squad", "crew"):
+            return self.me.of("team at work"), "name"
+        if named and (
+            not _is_attribute(last) or (attribute not in _CALLED_ATTRIBUTE and relations.takes_name(noun))
+        ):
             entity = self._entity(np)
             return entity, _THING_NAME.get(entity.key, "name")
         if named and attribute in _CALLED_ATTRIBUTE:
             return owner, attribute
         if relations.is_person(noun) or relations.is_animal(noun):
             return self._entity(np), None
-        if not named and noun.split()[-1] in _POSSESSIONS and attribute not in relations.ATTRIBUTES:
+        if (
+            noun.split()[-1] in _POSSESSIONS
+            and attribute not in relations.ATTRIBUTES
+            and not attribute.startswith("favourite")
+        ):
             return self._entity(np), None
         return owner, attribute
 
@@ -1152,8 +1052,10 @@ class _Reader:
         entity_key: bool = False,
     ) -> bool:
         cleaned = clean(value, shape)
-        if attribute is None or cleaned is None:
+        if attribute is None or cleaned is None or entity.key.endswith("."):
             return False
+        if attribute.endswith("colour"):
+            cleaned = cleaned.lower()
         if (
             attribute == "name"
             and not entity_key
@@ -1203,115 +1105,12 @@ def _second(text: str) -> str:
     return re.sub(r"\bour\b", "my", text)
 
 
-def _fits(attribute: str, value: str) -> bool:
-    """Whether the value can be one of the attribute, where a pattern alone would take too much."""
-    first = value.split()[0].casefold()
-    if attribute in ("learning_language", "language"):
-        return first in LANGUAGES or (value[0].isupper() and len(value.split()) <= 2)
-    if attribute == "sport":
-        return first in SPORTS
-    if attribute == "colour":
-        return (
-            first in COLOURS
-            or any(first.startswith(c) for c in COLOURS)
-            or ("-" in value and value.split("-")[-1] in COLOURS)
-        )
-    if attribute == "disliked_food":
-        return first not in {
-            "when",
-            "how",
-            "that",
-            "it",
-            "people",
-            "my",
-            "being",
-            "the",
-            "to",
-            "going",
-            "waking",
-            "doing",
-            "working",
-            "having",
-            "rain",
-            "mondays",
-        } and not first.endswith("ing")
-    if attribute in ("home_city", "hometown", "birthplace", "childhood_home", "work_city", "next_trip"):
-        return first not in {
-            "a",
-            "an",
-            "the",
-            "my",
-            "our",
-            "your",
-            "this",
-            "that",
-            "fear",
-            "bed",
-            "work",
-            "school",
-            "peace",
-            "hope",
-            "front",
-            "doubt",
-            "charge",
-            "town",
-            "love",
-        } or (value.startswith(("the ", "The ")) and any(w[0].isupper() for w in value.split()[1:]))
-    if attribute == "employer":
-        return value[0].isupper() or (
-            first
-            not in {
-                "home",
-                "night",
-                "nights",
-                "the",
-                "a",
-                "an",
-                "my",
-                "us",
-                "free",
-                "money",
-                "fun",
-                "weekends",
-                "peace",
-                "hours",
-                "least",
-                "myself",
-                "months",
-                "years",
-                "me",
-                "two",
-                "three",
-            }
-            and not first.endswith("ing")
-        )
-    if attribute == "nationality":
-        return first not in {"english-speaking"} and value not in (
-            "Christian",
-            "Vegan",
-            "Vegetarian",
-            "Catholic",
-            "Muslim",
-        )
-    if attribute == "job":
-        return first not in {"well", "hard", "usual", "soon", "such", "it", "team", "volunteer", "part"}
-    if attribute == "breed":
-        return first not in {
-            "good",
-            "bad",
-            "very",
-            "bit",
-            "little",
-            "great",
-            "real",
-            "lovely",
-            "big",
-            "sweet",
-            "rescue",
-            "boy",
-            "girl",
-        }
-    return True
+def _somebody(np: str) -> bool:
+    """Whether a noun phrase, with or without a name behind it, is a person or an animal."""
+    pieces = np.split()
+    return any(
+        relations.is_person(relations.noun(p)) or relations.is_animal(relations.noun(p)) for p in pieces
+    )
 
 
 def _is_attribute(np: str) -> bool:
@@ -1375,6 +1174,18 @@ _CORRECTIONS = [re.compile(p, re.IGNORECASE) for p in (
 )]  # fmt: skip
 
 _ANS = r"(?:answers?|repl(?:y|ies)|responses?|explanations?|messages)"
+_WITH_PREPOSITION = words(
+    "birthday home_city meeting_day training_day wedding_date music_lesson_day wake_time bedtime gym_time next_trip "
+    "employer room_number street birthplace commute study_field arrival_time gym_name hotel bank place job sleep_place"
+)
+_VERBAL = re.compile(
+    r"[a-z]{2,}(?:s|ed)|chose|got|went|took|had|made|kept|won|lost|ran|grew|became|bought|brought|found|gave|left|met|saw|came|"
+    r"never|always|often|usually|can|will|really|fell|wrote|sold|built|began|drove"
+)
+# Words that no noun phrase of ours holds: the verb before them was not found.
+_NOUNLIKE = re.compile(
+    r"\b(?:and|or|that|whenever|when|there|who|which|because|makes|while|if|but)\b", re.IGNORECASE
+)
 _STYLES = [re.compile(p, re.IGNORECASE) for p in (
     rf"(?:please |always |from now on,? )*(?:keep|make|write|give me|phrase|format|send(?: me)?) (?:all |me )?(?:your|the|my) {_ANS} (?:always )?(?P<v>.+)$",
     rf"(?:I (?:like|love|want|prefer|need|enjoy|would like|would prefer|appreciate)(?: it when)?) (?:all )?(?:your|my|the) {_ANS} (?:to be |are |kept |always )?(?P<v>.+)$",
@@ -1399,55 +1210,3 @@ _STOP = words(
     "i my me we our a an the is are was were am be been to of in on at for with and or but that this it "
     "so very really just have has had do does did not as from by there too also"
 )
-
-
-def _favourite(noun: str, value: str, owner: str = "my") -> str:
-    return f"{owner} favourite {noun.strip()} is {value}"
-
-
-def _turn_one(found: re.Match[str]) -> str:
-    """ "the instrument I play is the cello" -> "I play the cello"."""
-    noun, rest, value, who = found["n"] or "", found["rest"].strip(), found["v"], found["s"]
-    best = re.match(
-        r"(?:really |always )?(?:like|love|prefer|enjoy)s?(?: to \w+)?(?: the)? ?(?:best|most|above all|more than any(?: other)?|more than all others|to)?(?: of all)?$",
-        rest,
-    )
-    owner = "my" if who in ("I", "we") else who + "'s"
-    if best and noun:
-        return _favourite(noun, value, owner)
-    if re.search(r" ?\b(?:in|on|at|for|to|from|with|by)$", rest):
-        return f"{who} {rest} {value}"
-    if noun in ("place", "city", "town", "country", "village", "street") and re.match(
-        r"(?:live|grew up|was born|work|reside|call home)", rest
-    ):
-        return f"{who} {rest} {'on' if noun == 'street' else 'in'} {value}"
-    return f"{who} {rest} {value}" if noun != "reason" else ""
-
-
-_TURNED: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
-    (re.compile(r"(?P<v>.+?) is where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|am from|volunteer|reside|resides|shop|bank|study|studied|went to school))(?: now| these days)?$"),
-     lambda m: f"{m['s']} {m['rest']} in {m['v']}"),
-    (re.compile(r"(?:the (?:city|town|place|village) )?where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|reside|volunteer)) is (?P<v>.+)$", re.I),
-     lambda m: f"{m['s']} {m['rest']} in {m['v']}"),
-    (re.compile(r"what (?P<s>I|we) do (?:for a living|for work|as a job) is (?P<v>.+)$", re.I), lambda m: f"my job is {m['v']}"),
-    (re.compile(r"what (?P<s>I|we) do (?:for fun|in my (?:free|spare) time|to relax) is (?P<v>.+)$", re.I), lambda m: f"my hobby is {m['v']}"),
-    (re.compile(r"what (?P<s>I|we) (?P<rest>[\w ]+?) is (?P<v>.+)$", re.I), lambda m: f"{m['s']} {re.sub(r' (?:most|best|the most)$', '', m['rest'])} {m['v']}"),
-    (re.compile(r"(?P<v>.+?) is what (?P<s>I|we) (?P<rest>[\w ]+?)(?: most| best)?$"), lambda m: f"{m['s']} {m['rest']} {m['v']}"),
-    (re.compile(r"(?:the|one) (?P<n>[\w -]{2,40}?) (?:that |which |where |who )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+?) (?:is|are) (?:called |named |now |still |an? )*(?P<v>.+)$", re.I), _turn_one),
-    (re.compile(r"(?P<v>.+?) (?:is|are) (?:the|a|one) (?P<n>[\w -]{2,30}?) (?:that |which |where )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+)$"), _turn_one),
-    (re.compile(r"(?:when it comes to|of all|among(?: all)?) (?:the )?(?P<n>[\w -]+?)s?,? (?:I|we) (?:like|love|prefer|choose|enjoy)(?: to \w+)? (?P<v>.+?)(?: (?:best|most|the most|above all|the best))?$", re.I), lambda m: _favourite(m["n"], m["v"])),
-    (re.compile(r"(?:no|there is no) (?P<n>[\w -]+?) (?:beats|comes close to|is better than|is (?:as good|as nice) as|can beat|tops|better than) (?P<v>.+?)(?: for me)?$", re.I), lambda m: _favourite(m["n"], m["v"])),
-    (re.compile(r"(?:I|we) (?:like|love|prefer) (?P<v>.+?) (?:best|most|more) (?:of|than|among) (?:all|any)(?: the| other)? (?P<n>[\w -]+?)s?$", re.I), lambda m: _favourite(m["n"], m["v"])),
-    (re.compile(r"(?:for|as an?) (?P<n>[\w -]+?),? I (?:would )?(?:always )?(?:choose|pick|go for|take|prefer) (?P<v>.+?)(?: every time| any day)?$", re.I), lambda m: _favourite(re.sub(r"^an? ", "", m["n"]), m["v"])),
-    (re.compile(r"(?:for|at) (?P<n>breakfast|lunch|dinner),? (?P<s>I|we) (?:usually |always |normally )?(?:have|eat|take|go for) (?P<v>.+)$", re.I), lambda m: f"{m['s']} have {m['v']} for {m['n'].lower()}"),
-    (re.compile(r"(?P<pre>(?:every|each|on) (?:other |single )?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|morning|evening|night|day|week|weekend|summer|winter|month|year)(?: (?:morning|evening|afternoon|night))?),? (?P<s>I|we) (?P<rest>.+)$", re.I), lambda m: f"{m['s']} {re.sub(r'^(?:always|usually) ', '', m['rest'])} {m['pre'].lower() if m['pre'].lower().startswith(('every', 'each')) and m['pre'].islower() else m['pre'][0].lower() + m['pre'][1:]}"),
-    (re.compile(r"(?:for work|professionally|professionally speaking|as for work|job-wise),? (?P<s>I) (?P<rest>.+)$", re.I), lambda m: f"I {m['rest']}"),
-    (re.compile(r"as an? (?P<v>[\w -]+?), I (?!would|will|can).+$", re.I), lambda m: f"I am a {m['v']}" if is_occupation(m["v"]) else ""),
-    (re.compile(r"(?:as for|regarding|about|speaking of|concerning) (?:my|our) (?P<n>[\w' -]+?)[,:] (?:(?:it|he|she|they) (?:is|are)|that is|that would be) (?P<v>.+)$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
-    (re.compile(r"(?:my|our) (?P<n>[\w' -]+?)\?,? (?:(?:it|he|she|that) is |I am |definitely |always )?(?P<v>.+)$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
-    (re.compile(r"(?:my|our) (?P<n>[\w -]+?) of choice is (?P<v>.+)$", re.I), lambda m: _favourite(m["n"], m["v"])),
-    (re.compile(r"(?:my|our) (?P<n>[\w -]+?) has (?:a|the) (?P<a>[\w ]+?) (?:of|called) (?P<v>.+)$", re.I), lambda m: f"my {m['n']}'s {m['a']} is {m['v']}"),
-    (re.compile(r"I have (?:a|an) (?:new )?favou?rite (?P<n>[\w ]+?)[:,] (?P<v>.+)$", re.I), lambda m: _favourite(m["n"], m["v"])),
-    (re.compile(r"I have (?:a|an) (?:new )?(?P<n>[\w ]+?): (?P<v>.+)$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
-    (re.compile(r"(?:born|raised|based|living|working) (?:in|as|at|on) .+$", re.I), lambda m: f"I {'am' if m.group().lower().startswith('based') else 'was' if m.group()[:4].lower() in ('born', 'rais') else 'am'} {m.group()[0].lower()}{m.group()[1:]}"),
-]  # fmt: skip

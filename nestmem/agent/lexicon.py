@@ -18,14 +18,14 @@ SAME_NOUN = {
     "pup": "dog", "puppy": "dog", "doggo": "dog", "doggy": "dog", "hound": "dog", "labrador": "dog",
     "retriever": "dog", "poodle": "dog", "terrier": "dog", "spaniel": "dog", "collie": "dog", "beagle": "dog",
     "husky": "dog", "corgi": "dog", "dachshund": "dog", "greyhound": "dog", "whippet": "dog", "mutt": "dog",
-    "kitten": "cat", "kitty": "cat", "tabby": "cat", "tomcat": "cat", "moggy": "cat", "bunny": "rabbit",
+    "kitten": "cat", "kitty": "cat", "tabby": "cat", "tomcat": "cat", "moggy": "cat", "bunny": "rabbit", "plant": "house plant", "houseplant": "house plant", "pot plant": "house plant", "monstera": "house plant", "ficus": "house plant", "cactus": "house plant", "startup": "start-up", "start up": "start-up",
     "mum": "mother", "mom": "mother", "mommy": "mother", "mummy": "mother", "mama": "mother", "ma": "mother",
     "dad": "father", "daddy": "father", "papa": "father", "pa": "father",
     "grandma": "grandmother", "granny": "grandmother", "nan": "grandmother", "nana": "grandmother",
     "gran": "grandmother", "grandpa": "grandfather", "granddad": "grandfather", "grandad": "grandfather",
     "hubby": "husband", "bf": "boyfriend", "gf": "girlfriend", "sis": "sister", "bro": "brother",
     "kid": "child", "auntie": "aunt", "manager": "boss", "supervisor": "boss", "bestie": "best friend",
-    "best mate": "best friend", "best pal": "best friend", "roommate": "flatmate", "housemate": "flatmate", "computer": "laptop", "notebook": "laptop", "coworker": "colleague", "workmate": "colleague", "start-up": "startup",
+    "best mate": "best friend", "best pal": "best friend", "roommate": "flatmate", "housemate": "flatmate", "computer": "laptop", "notebook": "laptop", "coworker": "colleague", "workmate": "colleague",
     "co-worker": "colleague", "automobile": "car", "mobile": "phone", "cellphone": "phone",
     "cell": "phone", "bicycle": "bike", "physician": "doctor", "gp": "doctor", "daughter-in law": "daughter-in-law",
 }  # fmt: skip
@@ -114,7 +114,7 @@ ANIMALS = words(
 NAMED_THINGS = words(
     "project boat car bike van truck band company startup business team house farm blog podcast channel newsletter "
     "book novel game app robot server laptop computer plant shop cafe café restaurant bakery club group school "
-    "street village town yacht motorbike guitar violin ship plane drone film song album startup café store brand "
+    "street village town yacht motorbike guitar violin ship plane drone film song album start-up café store brand "
     "product library cottage garden nonprofit charity village-hall choir orchestra league"
 )
 # "the X is V" without my or our, told by a user, is about their own thing only for these heads.
@@ -153,17 +153,31 @@ STATES = words(
     "from at about like as into obsessed addicted interested responsible famous due located based called named born "
     "my your our his her their its this that these those what who how why where when which it he she they we you "
     "stressful exhausting boring fun hilarious perfect ideal delicious gorgeous messy noisy friendly shy grumpy "
-    "vegan vegetarian deaf blind left-handed bilingual outstanding annoying acting supportive proud"
+    "vegan vegetarian deaf blind left-handed bilingual outstanding annoying acting supportive proud together apart available visible visiting unwell"
 )
 COLOURS = words(
     "red blue green yellow orange purple violet pink brown black white grey gray silver gold golden teal turquoise "
-    "crimson scarlet navy maroon beige cream indigo magenta cyan olive lavender lilac burgundy khaki coral amber"
+    "crimson scarlet navy maroon beige cream indigo magenta cyan olive lavender lilac burgundy khaki coral amber charcoal mustard peach copper emerald ivory mint rose bronze aqua apricot plum rust sand sky"
+    " ochre"
 )
 LANGUAGES = words(
     "english french german spanish italian portuguese dutch danish swedish norwegian finnish icelandic polish czech "
     "russian ukrainian greek turkish arabic hebrew persian farsi hindi urdu bengali tamil japanese chinese mandarin "
     "cantonese korean vietnamese thai indonesian swahili welsh irish gaelic basque catalan esperanto latin romanian "
     "hungarian bulgarian serbian croatian estonian latvian lithuanian maltese yoruba zulu amharic tagalog"
+)
+NATIONALITIES = words(
+    "afghan albanian algerian american angolan argentine argentinian armenian australian austrian azerbaijani bangladeshi "
+    "belarusian belgian bolivian bosnian brazilian british bulgarian cambodian cameroonian canadian chilean chinese "
+    "colombian congolese croatian cuban cypriot czech danish dutch ecuadorian egyptian english estonian ethiopian filipino "
+    "finnish french georgian german ghanaian greek guatemalan haitian honduran hungarian icelandic indian indonesian "
+    "iranian iraqi irish israeli italian ivorian jamaican japanese jordanian kazakh kenyan korean kosovan kurdish kuwaiti "
+    "latvian lebanese liberian libyan lithuanian luxembourgish macedonian malagasy malaysian maltese mexican moldovan "
+    "mongolian montenegrin moroccan namibian nepalese nepali nicaraguan nigerian norwegian omani pakistani palestinian "
+    "panamanian paraguayan persian peruvian polish portuguese qatari romanian russian rwandan salvadoran samoan saudi "
+    "scottish senegalese serbian singaporean slovak slovakian slovene slovenian somali spanish sudanese swedish swiss "
+    "syrian taiwanese tanzanian thai tunisian turkish ugandan ukrainian uruguayan venezuelan vietnamese welsh yemeni "
+    "zambian zimbabwean"
 )
 SPORTS = words(
     "football soccer tennis basketball baseball hockey rugby cricket golf volleyball badminton squash chess poker bridge "
@@ -183,7 +197,7 @@ OPENERS = _phrases(
     "i have to say, i must say, i must admit, i admit, i'd say, i think, i believe, i guess, i suppose, "
     "i mentioned that, i mentioned, as i said, as i mentioned, as you know, like i said, did i tell you, "
     "did i tell you that, did i mention, did i mention that, did i ever tell you, did i ever tell you that, "
-    "did you know, did you know that, have i told you, have i told you that, have i mentioned that, guess what, "
+    "did you know, did you know that, can you believe, can you believe that, would you believe, would you believe that, have i told you, have i told you that, have i mentioned that, guess what, "
     "you know, you know what, honestly, to be honest, frankly, in fact, as a matter of fact, funnily enough, "
     "funny thing, fun fact, little fact, random fact, small update, quick update, update, news, big news, good news, "
     "great news, exciting news, sad news, correction, one more thing, another thing, one thing, another fact, first, "
@@ -218,5 +232,5 @@ CLOSERS = _phrases(
     "as it happens, most of all, if that helps, if you wondered, if you are curious, would you believe, right, yay, "
     "the other day, this week, this month, this year, last week, last month, last year, a while ago, a while back, "
     "for what it's worth, as of today, as of now, as of this week, if you remember, in fact, it turns out, "
-    "or so, so far, this time, once more, until further notice, at home, and i love it, and it is great"
+    "or so, so far, this time, once more, until further notice, at home, sorry, no wait, wait, oops, hold on, years ago, ages ago, long ago, and i love it, and it is great"
 )

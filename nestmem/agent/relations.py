@@ -101,6 +101,7 @@ ATTRIBUTES = {
     "field": _a("What field do I work in?", "What field does {e} work in?"),
     "work_city": _a("Which city do I work in?", "Which city does {e} work in?"),
     "room_number": _a("What is my office room number?", "What is {p} office room number?"),
+    "teaches": _a("What do I teach?", "What does {e} teach?", many=True),
     "study_field": _a("What did I study?", "What does {e} study?"),
     "university": _a("Which university did I go to?", "Which university did {e} go to?"),
     "school": _a("Which school did I go to as a child?", "Which school does {e} go to?"),
@@ -182,6 +183,8 @@ def noun(text: str) -> str:
     """The word for a person, animal or thing: "little golden retriever" -> "dog", "mum" -> "mother"."""
     words = [BRITISH.get(w, w) for w in text.casefold().split()]
     words = [w for w in words if w not in _PLAIN_ADJECTIVES] or words
+    if not words:
+        return "thing"
     whole = " ".join(words)
     if whole in SAME_NOUN:
         return SAME_NOUN[whole]
@@ -204,7 +207,7 @@ _PLAIN_ADJECTIVES = words(
 )
 _TELLING = words(
     "older elder oldest eldest younger youngest big little twin half step best first second third middle "
-    "former ex late piano guitar violin family line maths math music dance yoga gym swimming football "
+    "former ex late piano guitar violin line maths math music dance yoga gym swimming football "
     "tennis cello college school university head vocal singing driving french spanish german english "
     "language personal running chess maternal paternal next-door upstairs downstairs pen lab gym room "
     "class band school study"

@@ -45,7 +45,8 @@ def test_observe_asks_no_model_and_is_durable(tmp_path):
     ids = memory.observe(
         [{"role": "user", "content": "I live in Leeds."}, {"role": "assistant", "content": "Nice."}]
     )
-    assert llm.calls == 0 and not learner.writes
+    assert llm.calls == 0
+    assert not learner.writes
     raw = sqlite3.connect(tmp_path / "m.db")
     assert [row[0] for row in raw.execute("SELECT id FROM event ORDER BY seq")] == ids
 
@@ -70,7 +71,8 @@ def test_two_users_do_not_see_each_other_and_learn_in_one_batch():
     [theirs] = memory.observe("My dog is called Biscuit.", "ada")
     memory.observe("My dog is called Rook.", "bob")
     reports = memory.learn_many(["ada", "bob"])
-    assert len(learner.writes) == 1 and [r.updates for r in reports] == [1, 1]
+    assert len(learner.writes) == 1
+    assert [r.updates for r in reports] == [1, 1]
     assert memory.answer("What is my dog's name?", "ada", arm="weights").text == "Biscuit"
     assert memory.answer("What is my dog's name?", "bob", arm="weights").text == "Rook"
     assert memory.answer("What is my dog's name?", "carl").spoke == "none"
@@ -89,7 +91,8 @@ def test_an_update_supersedes_and_the_past_can_be_asked_for():
     assert memory.answer("Where do I live?", arm="weights").text == "York"
     assert active(memory) == {"self/home_city": "York"}
     [then] = memory.ledger.memories(Scope(), at=START + timedelta(days=1))
-    assert then.answer == "Leeds" and then.valid_to == START + timedelta(days=30)
+    assert then.answer == "Leeds"
+    assert then.valid_to == START + timedelta(days=30)
 
 
 def test_an_older_statement_that_arrives_later_changes_nothing_now():
@@ -109,7 +112,8 @@ def test_a_correction_is_resolved_across_messages_and_falls_with_what_it_correct
     memory.learn()
     assert active(memory) == {"self/home_city": "York"}
     memory.forget(first)
-    assert active(memory) == {} and memory.ledger.head(Scope()).update_ids == ()
+    assert active(memory) == {}
+    assert memory.ledger.head(Scope()).update_ids == ()
     assert [e.id for e in memory.ledger.events(Scope())] == [second]
 
 
@@ -165,7 +169,8 @@ def test_an_endpoint_that_is_down_or_talks_junk_loses_nothing(junk):
     memory.observe("My dog is called Biscuit. Yesterday I ran my first marathon.")
     for attempt in (1, 2):
         report = memory.learn()
-        assert report.failed == 1 and report.errors
+        assert report.failed == 1
+        assert report.errors
         status = memory.status()
         assert (status["pending"], status["failed"], len(status["errors"])) == (1, 1, 1)
         assert memory.ledger.pending(Scope())[0].attempts == attempt
@@ -191,7 +196,8 @@ def test_without_a_model_the_stored_answer_is_read_out():
     answer = memory.answer("What is the name of my dog?")
     assert (answer.text, answer.spoke, answer.by, answer.sources) == ("Biscuit", "text", "extract", [one])
     line = memory.answer("When does the garden gate squeak?")
-    assert "squeaks whenever rain comes" in line.text and line.sources == [two]
+    assert "squeaks whenever rain comes" in line.text
+    assert line.sources == [two]
     assert memory.answer("Who won the cup?").text == "I don't know."
 
 
@@ -219,7 +225,8 @@ def test_another_model_learns_the_stored_examples_again(tmp_path):
         assert memory.status()["weights_current"] is False
         assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
         head = memory.ledger.head(Scope())
-        assert head.learner == EchoLearner("other").fingerprint and len(head.update_ids) == 2
+        assert head.learner == EchoLearner("other").fingerprint
+        assert len(head.update_ids) == 2
         assert {u.learner for u in memory.ledger.updates(Scope())} == {head.learner}
 
 
@@ -291,7 +298,8 @@ def test_a_dry_run_lists_and_removes_nothing():
     receipt = memory.forget(event, dry_run=True)
     assert receipt.removed == {"events": 1, "memories": 1, "updates": 1, "versions": 1}
     assert "4471" in receipt.environment["would_remove"][0]
-    assert memory.ledger.head(Scope()) == before and not memory.ledger.receipts(Scope())
+    assert memory.ledger.head(Scope()) == before
+    assert not memory.ledger.receipts(Scope())
 
 
 def test_a_receipt_holds_no_text_and_an_assistants_echo_goes_too(tmp_path):
@@ -300,7 +308,8 @@ def test_a_receipt_holds_no_text_and_an_assistants_echo_goes_too(tmp_path):
     memory.observe(["My locker code is zebra4471.", {"role": "assistant", "content": "Noted: zebra4471."}])
     memory.learn()
     receipt = memory.forget({"text": "my locker code"})
-    assert receipt.removed["events"] == 2 and receipt.digest_before != receipt.digest_after
+    assert receipt.removed["events"] == 2
+    assert receipt.digest_before != receipt.digest_after
     memory.close()
     raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"zebra4471" not in raw
@@ -317,7 +326,8 @@ def test_a_failure_in_the_middle_changes_nothing(monkeypatch):
     with pytest.raises(RuntimeError):
         memory.learn()
     monkeypatch.undo()
-    assert active(memory) == {} and memory.status()["pending"] == 1
+    assert active(memory) == {}
+    assert memory.status()["pending"] == 1
     assert memory.learn().updates == 1
     assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
 
@@ -395,7 +405,8 @@ def test_a_chat_turn_learns_answers_and_forgets():
     assert memory.respond("My dog is called Biscuit.").text == "Noted: your dog's name is Biscuit."
     assert memory.respond("Thanks a lot!").did == "listened"
     reply = memory.respond("What is my dog's name?")
-    assert reply.did == "answered" and "Biscuit" in reply.text
+    assert reply.did == "answered"
+    assert "Biscuit" in reply.text
     assert memory.respond("Please forget my dog's name.").did == "forgot"
     assert "Biscuit" not in memory.respond("What is my dog's name?").text
     assert memory.respond("Please forget my shoe size.").did == "listened"
