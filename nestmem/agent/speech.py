@@ -27,9 +27,9 @@ _BRIDGE = {
 def spoken_to(text: str) -> str:
     """ "my dog" -> "your dog", "I" -> "you": what is said about the speaker, said to the speaker."""
     swaps = {"my": "your", "i": "you", "me": "you", "am": "are", "our": "your", "we": "you", "mine": "yours"}
-    swaps |= {"your": "my", "you": "I"}
-    text = re.sub(r"\bwas (I)\b|\b(I) was\b", lambda m: "were you" if m.group(1) else "you were", text)
-    return re.sub(r"\b(?:my|I|me|am|our|we|mine|your|you)\b", lambda m: swaps[m.group().lower()], text)
+    swaps |= {"your": "my", "you": "I", "i was": "you were", "was i": "were you"}
+    pattern = r"\b(?:I was|was I|my|I|me|am|our|we|mine|your|you)\b"
+    return re.sub(pattern, lambda m: swaps[m.group().lower()], text, flags=re.IGNORECASE)
 
 
 def acknowledge(question: str, answer: str) -> str:
