@@ -216,21 +216,11 @@ class _View:
 
 def _view(ledger: Ledger, scope: Scope, *, as_of: datetime | None, at: datetime | None) -> _View:
     table = ledger.passages(scope)
-    seen = np.ones(len(table), dtype=bool)
-    if as_of is not None:
-        seen &= table.recorded <= as_of.timestamp()
-    if at is not None:
-        seen &= table.when <= at.timestamp()
-    if scope.session is not None:
-        code = table.sessions.index(scope.session) if scope.session in table.sessions else -1
-        seen &= table.session == code
-    is_memory = table.memory != ""
-    rows = np.flatnonzero(seen & ~is_memory)
-    rows = rows[
-        np.lexsort((table.start[rows], table.seq[rows], _session_order(table, rows)[table.session[rows]]))
-    ]
+    rows, aliases = table.event_rows, table.memory_rows
+    if as_of is not None or at is not None or scope.session is not None:
+        seen = _seen(table, scope.session, as_of=as_of, at=at)
+        rows, aliases = rows[seen[rows]], aliases[seen[aliases]]
     out_of_date = {record.id for record in ledger.superseded(scope) if not holds(record, as_of=as_of, at=at)}
-    aliases = np.flatnonzero(seen & is_memory)
     if out_of_date:
         aliases = aliases[[memory_id not in out_of_date for memory_id in table.memory[aliases]]]
     places = _places(table, rows, table.seq[aliases], table.start[aliases])
@@ -243,13 +233,17 @@ def _view(ledger: Ledger, scope: Scope, *, as_of: datetime | None, at: datetime 
     )
 
 
-def _session_order(table: PassageTable, rows: np.ndarray) -> np.ndarray:
-    """For each session its place in time, by when its first message was said."""
-    first = np.full(len(table.sessions), np.inf)
-    np.minimum.at(first, table.session[rows], table.when[rows])
-    order = np.empty(len(first), dtype=np.int64)
-    order[np.argsort(first, kind="stable")] = np.arange(len(first))
-    return order
+def _seen(
+    table: PassageTable, session: str | None, *, as_of: datetime | None, at: datetime | None
+) -> np.ndarray:
+    seen = np.ones(len(table), dtype=bool)
+    if as_of is not None:
+        seen &= table.recorded <= as_of.timestamp()
+    if at is not None:
+        seen &= table.when <= at.timestamp()
+    if session is not None:
+        seen &= table.session == (table.sessions.index(session) if session in table.sessions else -1)
+    return seen
 
 
 def _places(table: PassageTable, rows: np.ndarray, seq_A: np.ndarray, start_A: np.ndarray) -> np.ndarray:
@@ -380,8 +374,10 @@ def _cosines(
             positions, matrix = ledger.vectors(scope, embedder.name, embedder.dim)
     [query_D] = _embed(embedder, [query])
     cosine_P = np.zeros(passages)
+    cosine_of_rows = matrix @ query_D
+    # Another process may have added passages, with vectors, since the table was read.
     known = positions < passages
-    cosine_P[positions[known]] = matrix[known] @ query_D
+    cosine_P[positions[known]] = cosine_of_rows[known]
     return cosine_P
 
 
@@ -518,7 +514,8 @@ def _items(
     seqs = {int(table.seq[view.rows[place]]) for place in chosen}
     events = {event.seq: event for event in ledger.events(scope, seqs=sorted(seqs))}
     memories: dict[int, list[str]] = {}
-    for row, place in zip(view.alias_rows, view.alias_of, strict=True):
+    shown = np.isin(view.alias_of, chosen)
+    for row, place in zip(view.alias_rows[shown], view.alias_of[shown], strict=True):
         memories.setdefault(int(place), []).append(str(table.memory[row]))
     items = []
     for place in chosen:

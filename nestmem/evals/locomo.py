@@ -133,6 +133,7 @@ def run(
             with (memory_factory or _memory)(file, loaded) as memory:
                 ids = _tell(memory, conversation, observe_ms, stored)
                 asked += _ask(memory, conversation, ids, budgets, stored)
+                memory.ledger.scrub()
                 stored["bytes"] += memory.ledger.bytes_on_disk()
             if progress:
                 done = f"{number}/{len(conversations)} {conversation.id}: {len(conversation.questions)} questions"

@@ -9,6 +9,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -46,6 +47,21 @@ class PassageTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def event_rows(self) -> np.ndarray:
+        """Positions of the events' passages: session by session, in the order in which they began and went on."""
+        rows = np.flatnonzero(self.memory == "")
+        began = np.full(len(self.sessions), np.inf)
+        np.minimum.at(began, self.session[rows], self.when[rows])
+        place = np.empty(len(began), dtype=np.int64)
+        place[np.argsort(began, kind="stable")] = np.arange(len(began))
+        return rows[np.lexsort((self.start[rows], self.seq[rows], place[self.session[rows]]))]
+
+    @cached_property
+    def memory_rows(self) -> np.ndarray:
+        """Positions of the passages that are a memory's question."""
+        return np.flatnonzero(self.memory != "")
 
     def positions(self, passage_ids: np.ndarray) -> np.ndarray:
         """Where these passage ids stand in the table; ids of other users are dropped."""
