@@ -11,7 +11,7 @@ imports torch by itself.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from nestmem.errors import NestmemError
+from nestmem.errors import MissingExtra, NestmemError
 
 if TYPE_CHECKING:
     from nestmem.agent.controller import Memory
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Memory", "NestmemError", "Scope", "__version__", "open"]
 
+# What the extra "model" installs; `open` needs it, the text memory (`Memory`) does not.
+_MODEL_EXTRA = ("torch", "transformers", "safetensors", "tokenizers")
 _WHERE = {
     "Memory": "nestmem.agent.controller",
     "Scope": "nestmem.store.records",
@@ -29,10 +31,15 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the module that holds `name` the first time it is asked for."""
+    """Imports the module that holds `name` the first time it is asked for. MissingExtra without torch."""
     if name not in _WHERE:
         raise AttributeError(f"module 'nestmem' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_WHERE[name]), name)
+    try:
+        value = getattr(import_module(_WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _MODEL_EXTRA:
+            raise
+        raise MissingExtra("model", error.name) from error
     globals()[name] = value
     return value
 

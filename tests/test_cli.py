@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import nestmem.assemble
+import nestmem
 import nestmem.embedders
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner
@@ -21,7 +21,7 @@ from nestmem.embedders.fakes import HashEmbedder
 from nestmem.errors import InputError
 from nestmem.store import Ledger, Scope
 
-OPEN = nestmem.assemble.open
+OPEN = nestmem.open
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             raise InputError(f"this test has no model {model!r}")
         return Memory(Ledger(path, read_only=read_only), learner=EchoLearner() if model else None)
 
-    monkeypatch.setattr(nestmem.assemble, "open", open_memory)
+    monkeypatch.setattr(nestmem, "open", open_memory)
     monkeypatch.setenv("NESTMEM_EMBEDDER", "none")
     monkeypatch.chdir(tmp_path)
 
@@ -426,7 +426,7 @@ def test_locked_database(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("told")
 def test_missing_model(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nestmem.assemble, "open", OPEN)
+    monkeypatch.setattr(nestmem, "open", OPEN)
     for name in ("no-such-model", str(tmp_path / "nowhere")):
         one_line(cli("ask", "Where?", "--model", name), name, "Hugging Face name")
         one_line(cli("observe", "--text", "I live in Lyon.", "--model", name), name)
@@ -435,8 +435,22 @@ def test_missing_model(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.usefixtures("told")
+@pytest.mark.parametrize("command", [["ask", "Where do I live?"], ["observe", "--text", "I live in Lyon."]])
+def test_without_torch(command: list[str]) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'nestmem'; import nestmem.cli as c; c.run()"
+    )
+    run_it = [sys.executable, "-c", code, *command]
+    done = subprocess.run(run_it, capture_output=True, text=True, check=False)
+    one_line(Done(done.returncode, done.stdout, done.stderr), "torch", "pip install 'nestmem[model]'")
+    if command[0] == "ask":
+        again = subprocess.run([*run_it, "--model", "none"], capture_output=True, text=True, check=True)
+        assert "Ghent" in again.stdout
+
+
+@pytest.mark.usefixtures("told")
 def test_unknown_architecture(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nestmem.assemble, "open", OPEN)
+    monkeypatch.setattr(nestmem, "open", OPEN)
     folder = tmp_path / "opt"
     save_opt(folder)
     one_line(cli("ask", "Where?", "--model", str(folder)), "'opt'", "no known feed-forward layers", "gpt2")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+import nestmem
 from nestmem.cli import show
 from nestmem.cli.demo_phase import Played, conversation, live_through, parts
 from nestmem.cli.options import quiet_libraries
@@ -30,8 +31,6 @@ MIN_WIDTH = 110
 def play(*, keep: Path | None, model: str | None, embedder: str) -> None:
     """Plays the whole demo. The database is deleted at the end unless `keep` names a place for it."""
     quiet_libraries()
-    from nestmem.assemble import open as open_memory
-
     if keep is not None and keep.exists():
         raise InputError(f"{keep} is already there; name a new file for --keep")
     show.out.width = max(show.out.width, MIN_WIDTH)
@@ -45,7 +44,7 @@ def play(*, keep: Path | None, model: str | None, embedder: str) -> None:
             "The questions, in a third process. The model sees one question at a time, and no conversation."
         )
         with show.out.status("opening the memory ..."):
-            memory = stack.enter_context(open_memory(path, model=model, embedder=embedder))
+            memory = stack.enter_context(nestmem.open(path, model=model, embedder=embedder))
         arms: list[Arm] = ["none", "text", "weights", "both"] if model else ["none", "text"]
         _ask_all(memory, told["questions"], arms)
         _forget_one(memory, told, arms, path)

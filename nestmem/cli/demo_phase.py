@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nestmem
 from nestmem.cli.options import quiet_libraries
 from nestmem.errors import NestmemError
 
@@ -67,13 +68,11 @@ def live_through(memory: Memory, sessions: Iterable[dict[str, Any]], first: int 
 def main() -> None:
     """Plays one part of the conversation into a database."""
     quiet_libraries()
-    from nestmem.assemble import open as open_memory
-
     path, model, embedder, part = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     cut = parts(conversation()["sessions"])
     first = sum(len(sessions) for sessions in cut[:part])
     try:
-        with open_memory(path, model=None if model == "none" else model, embedder=embedder) as memory:
+        with nestmem.open(path, model=None if model == "none" else model, embedder=embedder) as memory:
             for played in live_through(memory, cut[part], first):
                 print(json.dumps(played), flush=True)
     except NestmemError as error:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+import nestmem
 from nestmem.cli import show
 from nestmem.cli.options import Where, quiet_libraries
-from nestmem.errors import InputError, NestmemError
+from nestmem.errors import InputError, MissingExtra, NestmemError
 
 if TYPE_CHECKING:
     from nestmem.store.sqlite import Ledger
@@ -113,7 +114,7 @@ def _torch(where: Where) -> Finding:
         try:
             import torch
         except ImportError as error:
-            raise InputError("not installed; pip install 'nestmem[model]', or use --model none") from error
+            raise MissingExtra("model", "torch") from error
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         return f"{torch.__version__} on {device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
 
@@ -140,9 +141,7 @@ def _model(where: Where) -> Finding:
         return Finding(what="model", state="note", detail="none: memory is text only")
 
     def check() -> str:
-        from nestmem.assemble import open as open_memory
-
-        with open_memory(":memory:", model=where.model, rule=where.rule, embedder="none") as memory:
+        with nestmem.open(":memory:", model=where.model, rule=where.rule, embedder="none") as memory:
             learner = memory.learner
             if learner is None:
                 raise InputError("no weights were loaded")

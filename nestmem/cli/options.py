@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import nestmem
 from nestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class Where:
             return self.open_text(create=create, reads=reads, embedder=True, llm=True)
         self._must_exist(create)
         quiet_libraries()
-        from nestmem.assemble import open as open_memory
-
-        memory = open_memory(
+        memory = nestmem.open(
             self.db, model=self.model, rule=self.rule, embedder="none", read_only=reads and self._locked()
         )
         memory.embedder = self._load_embedder()
