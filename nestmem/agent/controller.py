@@ -54,6 +54,7 @@ class _Lesson:
 
     scope: Scope
     work: list[Work]
+    seen: tuple[object, ...]
     records: list[MemoryRecord] = field(default_factory=list)
     depends: list[tuple[str, str]] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
@@ -225,6 +226,7 @@ class Memory:
         assert self._book is not None
         lesson = self._read_pending(owner, work=[])
         [change] = self._plan([lesson])
+        assert change is not None
         try:
             with self.ledger.transaction():
                 version = self._book.commit(owner, change, "learned again for another model or rule")
@@ -237,7 +239,7 @@ class Memory:
 
     def _listed(self, scope: Scope, version: WeightVersion) -> set[str]:
         """Ids of the memories whose updates are in a version."""
-        return {u.memory_id for u in self.ledger.updates(scope.owner, ids=version.update_ids)}
+        return {u.memory_id for u in self.ledger.updates(scope.owner, ids=version.update_ids, payloads=False)}
 
     # Learning.
 
@@ -251,36 +253,46 @@ class Memory:
         started = time.perf_counter()
         reports: dict[Scope, LearnReport] = {}
         waiting = owners
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             lessons = [self._read_pending(owner) for owner in waiting]
-            changes = self._plan(lessons) if self._book else [None] * len(lessons)
             waiting = []
-            for lesson, change in zip(lessons, changes, strict=True):
-                report = self._commit(lesson, change, last=attempt == ATTEMPTS - 1)
+            for lesson, change in zip(lessons, self._plan(lessons), strict=True):
+                report = self._commit(lesson, change)
                 if report is None:
                     waiting.append(lesson.scope)
                 else:
                     reports[lesson.scope] = report
+        for owner in waiting:
+            with self.ledger.transaction():
+                lesson = self._read_pending(owner)
+                report = self._commit(lesson, self._plan([lesson])[0])
+            assert report is not None
+            reports[owner] = report
         took = (time.perf_counter() - started) * 1000
         return [LearnReport(**{**vars(reports[owner]), "ms": took}) for owner in owners]
 
     def _read_pending(self, owner: Scope, *, work: list[Work] | None = None) -> _Lesson:
         """Extracts the pending events of a user, in the order they were said. Stores nothing."""
+        seen = self._seen(owner)
         work = self.ledger.pending(owner) if work is None else work
-        lesson = _Lesson(scope=owner, work=work)
+        lesson = _Lesson(scope=owner, work=work, seen=seen)
         events = {e.id: e for e in self.ledger.events(owner, ids=[w.event_id for w in work])}
-        believed = self.ledger.memories(owner)
+        held = _by_key(self.ledger.memories(owner))
         for item in sorted(work, key=lambda w: (events[w.event_id].when, events[w.event_id].seq)):
-            self._read_event(lesson, item, events[item.event_id], believed)
+            self._read_event(lesson, item, events[item.event_id], held)
         self._settle(lesson)
         return lesson
 
-    def _read_event(self, lesson: _Lesson, work: Work, event: Event, believed: list[MemoryRecord]) -> None:
+    def _seen(self, owner: Scope) -> tuple[object, ...]:
+        """What tells whether somebody else learned or forgot meanwhile."""
+        head = self.ledger.head(owner)
+        return (head.id if head else None, *((w.id, w.attempts) for w in self.ledger.pending(owner)))
+
+    def _read_event(self, lesson: _Lesson, work: Work, event: Event, held: dict[str, MemoryRecord]) -> None:
         if event.role != "user" or event.source not in TRUSTED:
             lesson.skipped += 1
             lesson.done.append(work.id)
             return
-        held = _by_key([*believed, *lesson.records])
         speaker = event.name if event.meta.get("group") else None
         found = extract.extract(event.content, speaker=speaker, known=_known(held.values()))
         lesson.forgets += [(event.id, request.what) for request in found.forgets]
@@ -302,6 +314,9 @@ class Memory:
             lesson.waiting += item.question is None and not item.ends
             lesson.depends += [(record.id, held[key].id) for key in item.depends if key in held]
             lesson.records.append(record)
+            if record.key not in held or held[record.key].valid_from <= record.valid_from:
+                held.pop(record.key, None)
+                held[record.key] = record
 
     def _written(self, items: Sequence[extract.Item]) -> list[extract.Item]:
         """Open items turned into questions and answers by the writer, if there is one. Raises LLMError."""
@@ -350,21 +365,23 @@ class Memory:
         active = [*self.ledger.memories(owner), *lesson.records]
         lesson.active = [m for m in active if m.id not in over]
 
-    def _plan(self, lessons: list[_Lesson], *, again: Iterable[str] = ()) -> list[Change]:
-        assert self._book is not None
+    def _plan(self, lessons: list[_Lesson]) -> Sequence[Change | None]:
+        """What is to happen to the weights; None for each lesson when there is no model."""
+        if self._book is None:
+            return [None] * len(lessons)
         wanted = []
         for lesson in lessons:
             sources = self.ledger.events(lesson.scope, ids={m.event_id for m in lesson.active})
             held = self._book.held(lesson.scope)
             events = {e.id: e for e in sources}
-            wanted.append(self._book.wanted(lesson.scope, lesson.active, events, held=held, again=again))
+            wanted.append(self._book.wanted(lesson.scope, lesson.active, events, held=held))
         return self._book.plan(wanted)
 
-    def _commit(self, lesson: _Lesson, change: Change | None, *, last: bool) -> LearnReport | None:
-        """Stores a lesson in one transaction. None when another process was quicker: read it again."""
+    def _commit(self, lesson: _Lesson, change: Change | None) -> LearnReport | None:
+        """Stores a lesson in one transaction. None when the memory changed meanwhile: it is read again."""
         owner, version = lesson.scope, None
         with self.ledger.transaction():
-            if not last and [w.id for w in self.ledger.pending(owner)] != [w.id for w in lesson.work]:
+            if self._seen(owner) != lesson.seen:
                 return None
             self.ledger.add_memories(owner, lesson.records)
             for src, dst in lesson.depends:
@@ -405,7 +422,7 @@ class Memory:
         """Where an event, memory, weight update or weight version came from, and what it led to."""
         owner = _scope(scope).owner
         memories = self.ledger.memories(owner, active_only=False)
-        updates = self.ledger.updates(owner)
+        updates = self.ledger.updates(owner, payloads=False)
         version = next((v for v in self.ledger.versions(owner) if v.id == id), None)
         if version is not None:
             updates = [u for u in updates if u.id in version.update_ids]
@@ -430,7 +447,7 @@ class Memory:
             Step(
                 kind="update",
                 id=u.id,
-                text=f"{u.level} weights, {'in' if u.id in listed else 'not in'} the head; {len(u.payload):,} bytes",
+                text=f"{u.level} weights, {'in' if u.id in listed else 'not in'} the head",
             )
             for u in updates
         ]
@@ -486,10 +503,10 @@ class Memory:
             head = self.ledger.head(owner)
             if book is not None and not book.current(owner):
                 book = None
-            held = book.held(owner) if book else None
+            plan = self.ledger.forget_plan(owner, event_ids)
+            held = book.held(owner, going=plan.update_ids) if book else None
             if book:
                 book.state(owner)
-            plan = self.ledger.forget_plan(owner, event_ids)
             removed = self.ledger.forget(owner, event_ids)
             if book is not None and held is not None and head is not None:
                 active = self.ledger.memories(owner)

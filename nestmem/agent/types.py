@@ -81,7 +81,8 @@ class Learner(Protocol):
         ...
 
     def erase(self, state: State, removed: list[StoredUpdate], remaining: list[StoredUpdate]) -> State:
-        """The state without `removed`. Additive rules subtract; sequential ones replay `remaining` in order."""
+        """The state without `removed`. Additive rules subtract and are given no `remaining`; sequential ones
+        replay `remaining` in order."""
         ...
 
     def rebuild(self, updates: list[StoredUpdate]) -> State:

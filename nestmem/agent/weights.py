@@ -8,7 +8,7 @@ against its digest, and cached by that digest. Nothing here writes to the ledger
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from nestmem.agent import chains
@@ -41,10 +41,12 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What the ledger holds of one user's weights."""
+    """What the ledger holds of one user's weights. `stored` come without their payloads; `payloads` has
+    those that will be needed after their rows are deleted."""
 
     head: WeightVersion | None
     stored: list[WeightUpdate]
+    payloads: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -97,7 +99,7 @@ class WeightBook:
 
     def _parts(self, scope: Scope, update_ids: Iterable[str]) -> list[StoredUpdate]:
         wanted = list(update_ids)
-        found = {u.id: u for u in self.ledger.updates(scope, ids=wanted)}
+        found = {u.id: u for u in self.ledger.updates(scope, ids=wanted)} if wanted else {}
         missing = [id_ for id_ in wanted if id_ not in found]
         if missing:
             raise LedgerCorrupt(
@@ -118,9 +120,12 @@ class WeightBook:
 
     # Planning.
 
-    def held(self, scope: Scope) -> Held:
-        """The head and the updates as they are stored now."""
-        return Held(head=self.ledger.head(scope), stored=self.ledger.updates(scope))
+    def held(self, scope: Scope, *, going: Iterable[str] = ()) -> Held:
+        """The head and the updates as they are stored now. `going`: updates whose rows are about to go."""
+        ids = list(going)
+        payloads = {u.id: u.payload for u in self.ledger.updates(scope, ids=ids)} if ids else {}
+        stored = self.ledger.updates(scope, payloads=False)
+        return Held(head=self.ledger.head(scope), stored=stored, payloads=payloads)
 
     def wanted(
         self,
@@ -174,23 +179,22 @@ class WeightBook:
         listed = list(want.held.head.update_ids) if want.held.head and fresh else []
         keep_memories = {m.id for m in want.memories}
         kept = [id_ for id_ in listed if id_ in usable and usable[id_].memory_id in keep_memories]
-        gone = [id_ for id_ in listed if id_ not in kept]
+        gone = [id_ for id_ in listed if id_ in usable and usable[id_].memory_id not in keep_memories]
         state = (
             self._of_version(want.scope, want.held.head) if want.held.head and fresh else self.learner.empty()
         )
         replayed = 0
         if gone:
-            removed = [_stored(usable[id_]) for id_ in gone if id_ in usable]
-            remaining = [_stored(usable[id_]) for id_ in kept]
+            removed = self._loaded(want, [usable[id_] for id_ in gone])
+            remaining = [] if self.learner.additive else self._loaded(want, [usable[id_] for id_ in kept])
             state = self.learner.erase(state, removed, remaining)
-            replayed = 0 if self.learner.additive else len(remaining)
+            replayed = len(remaining)
         inside = {usable[id_].memory_id for id_ in kept}
         missing = [m for m in want.memories if m.id not in inside]
         back = {u.memory_id: u for u in usable.values()} if self.learner.additive else {}
         returning = [back[m.id] for m in missing if m.id in back]
         if returning:
-            everything = [_stored(usable[id_]) for id_ in kept] + [_stored(u) for u in returning]
-            state = self.learner.rebuild(everything)
+            state = self.learner.rebuild(self._loaded(want, [*(usable[id_] for id_ in kept), *returning]))
         stale = [
             u.id
             for u in want.held.stored
@@ -205,6 +209,14 @@ class WeightBook:
             stale=stale,
         )
         return change, [m for m in missing if m.id not in {u.memory_id for u in returning}]
+
+    def _loaded(self, want: Wanted, updates: Sequence[WeightUpdate]) -> list[StoredUpdate]:
+        """The updates with their payloads, in order."""
+        payloads = dict(want.held.payloads)
+        absent = [u.id for u in updates if u.id not in payloads]
+        if absent:
+            payloads |= {u.id: u.payload for u in self.ledger.updates(want.scope, ids=absent)}
+        return [_stored(replace(u, payload=payloads[u.id])) for u in updates]
 
     def _join(
         self, change: Change, want: Wanted, new: list[MemoryRecord], state: State, updates: list[Update]
@@ -233,6 +245,7 @@ class WeightBook:
     def _promote(self, change: Change, want: Wanted) -> None:
         """Moves updates to the level where the time since puts them."""
         stored = {u.id: u for u in (*want.held.stored, *change.added)}
+        new = {u.id for u in change.added}
         for target in LEVELS:
             moving = [
                 stored[id_]
@@ -240,7 +253,9 @@ class WeightBook:
                 if want.levels[stored[id_].memory_id] == target and stored[id_].level != target
             ]
             if moving:
-                change.state = self.learner.promote(change.state, [_stored(u) for u in moving], target)
+                parts = [_stored(u) for u in moving if u.id in new]
+                parts += self._loaded(want, [u for u in moving if u.id not in new])
+                change.state = self.learner.promote(change.state, parts, target)
                 change.moved.setdefault(target, []).extend(u.id for u in moving)
 
     def of_version(self, scope: Scope, version: WeightVersion) -> Change:

@@ -22,6 +22,7 @@ MEMORY_COLUMNS = (
     "believed_from, believed_to, status, supersedes, superseded_by, extractor"
 )
 UPDATE_COLUMNS = "id, memory_id, level, payload, digest, learner, examples, created_at"
+UPDATE_COLUMNS_LIGHT = UPDATE_COLUMNS.replace("payload", "x''")
 VERSION_COLUMNS = "id, parent, update_ids, digest, learner, reason, created_at"
 RECEIPT_COLUMNS = (
     "id, selector, removed, event_ids, digest_before, digest_after, replayed, created_at, environment"

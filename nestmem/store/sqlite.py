@@ -405,12 +405,18 @@ class Ledger:
             )
 
     def updates(
-        self, scope: Scope, *, ids: Iterable[str] | None = None, memory_ids: Iterable[str] | None = None
+        self,
+        scope: Scope,
+        *,
+        ids: Iterable[str] | None = None,
+        memory_ids: Iterable[str] | None = None,
+        payloads: bool = True,
     ) -> list[WeightUpdate]:
-        """Weight updates in the order they were written."""
+        """Weight updates in the order they were written. With payloads=False their payloads are left empty,
+        which makes a list of many updates cheap."""
         scope_id = self._scope_id(scope)
         column, wanted = ("id", ids) if ids is not None else ("memory_id", memory_ids)
-        columns = f"{rows.UPDATE_COLUMNS}, number"
+        columns = f"{rows.UPDATE_COLUMNS if payloads else rows.UPDATE_COLUMNS_LIGHT}, number"
         if wanted is None:
             found = self._read(
                 f"SELECT {columns} FROM weight_update WHERE scope_id = ? ORDER BY number", [scope_id]

@@ -9,7 +9,7 @@ import pytest
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner, ReplayLearner, ScriptedLLM
 from nestmem.errors import BaseChanged, InputError, LLMError
-from nestmem.store import Ledger, Scope
+from nestmem.store import Ledger, Scope, WeightVersion
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 PAIR = '{"pairs": [{"question": "What did I run yesterday?", "answer": "my first marathon"}]}'
@@ -18,6 +18,18 @@ PAIR = '{"pairs": [{"question": "What did I run yesterday?", "answer": "my first
 def open_memory(path=":memory:", **kwargs) -> Memory:
     kwargs.setdefault("learner", EchoLearner())
     return Memory(Ledger(path), **kwargs)
+
+
+def head(memory: Memory, user: str = "default") -> WeightVersion:
+    version = memory.ledger.head(Scope(user=user))
+    assert version is not None
+    return version
+
+
+def digest_now(memory: Memory) -> str:
+    """Of the weights that answer, whatever the ledger says."""
+    assert memory.learner is not None
+    return memory.learner.digest(memory._weights(Scope())[0])
 
 
 def active(memory: Memory, user: str = "default") -> dict[str, str | None]:
@@ -60,7 +72,7 @@ def test_a_restart_in_the_middle_loses_nothing(tmp_path):
     with open_memory(path) as memory:
         assert memory.status()["pending"] == 1
         assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
-        assert memory.ledger.head(Scope()).digest == digest
+        assert head(memory).digest == digest
         memory.learn()
         assert memory.answer("What is my dog's name?", arm="weights").text == "Biscuit"
 
@@ -99,11 +111,11 @@ def test_an_older_statement_that_arrives_later_changes_nothing_now():
     memory = open_memory()
     memory.observe("I moved to York.", occurred_at=START + timedelta(days=30))
     memory.learn()
-    before = memory.ledger.head(Scope()).digest
+    before = head(memory).digest
     memory.observe("I live in Leeds.", occurred_at=START)
     memory.learn()
     assert active(memory) == {"self/home_city": "York"}
-    assert memory.ledger.head(Scope()).digest == before
+    assert head(memory).digest == before
 
 
 def test_a_correction_is_resolved_across_messages_and_falls_with_what_it_corrects():
@@ -113,7 +125,7 @@ def test_a_correction_is_resolved_across_messages_and_falls_with_what_it_correct
     assert active(memory) == {"self/home_city": "York"}
     memory.forget(first)
     assert active(memory) == {}
-    assert memory.ledger.head(Scope()).update_ids == ()
+    assert head(memory).update_ids == ()
     assert [e.id for e in memory.ledger.events(Scope())] == [second]
 
 
@@ -140,16 +152,20 @@ def test_what_a_tool_or_a_page_says_is_recalled_and_never_learned(source):
     assert memory.learn().memories == 0
 
 
-def test_a_writer_turns_open_statements_into_questions():
-    said = "Yesterday I ran my first marathon."
-    for kwargs in (
-        {"llm": ScriptedLLM([PAIR])},
-        {"learner": EchoLearner(writer=lambda s: [("What did I run yesterday?", "my first marathon")])},
-    ):
-        memory = open_memory(**kwargs)
-        memory.observe(said)
-        assert memory.learn().updates == 1
-        assert memory.answer("What did I run yesterday?", arm="weights").text == "my first marathon"
+WRITERS = [
+    lambda: open_memory(llm=ScriptedLLM([PAIR])),
+    lambda: open_memory(
+        learner=EchoLearner(writer=lambda s: [("What did I run yesterday?", "my first marathon")])
+    ),
+]
+
+
+@pytest.mark.parametrize("make", WRITERS)
+def test_a_writer_turns_open_statements_into_questions(make):
+    memory = make()
+    memory.observe("Yesterday I ran my first marathon.")
+    assert memory.learn().updates == 1
+    assert memory.answer("What did I run yesterday?", arm="weights").text == "my first marathon"
 
 
 def test_a_writer_that_invents_is_not_believed():
@@ -224,10 +240,9 @@ def test_another_model_learns_the_stored_examples_again(tmp_path):
     with open_memory(path, learner=EchoLearner("other")) as memory:
         assert memory.status()["weights_current"] is False
         assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
-        head = memory.ledger.head(Scope())
-        assert head.learner == EchoLearner("other").fingerprint
-        assert len(head.update_ids) == 2
-        assert {u.learner for u in memory.ledger.updates(Scope())} == {head.learner}
+        assert head(memory).learner == EchoLearner("other").fingerprint
+        assert len(head(memory).update_ids) == 2
+        assert {u.learner for u in memory.ledger.updates(Scope())} == {head(memory).learner}
 
 
 def test_forgetting_without_the_model_is_made_good_when_it_is_back(tmp_path):
@@ -240,8 +255,7 @@ def test_forgetting_without_the_model_is_made_good_when_it_is_back(tmp_path):
     with open_memory(path) as memory, open_memory() as other:
         other.observe("My dog is called Biscuit.")
         other.learn()
-        state, _ = memory._weights(Scope())
-        assert memory.learner.digest(state) == other.ledger.head(Scope()).digest
+        assert digest_now(memory) == head(other).digest
 
 
 def test_why_leads_from_weights_to_words_and_back():
@@ -250,7 +264,7 @@ def test_why_leads_from_weights_to_words_and_back():
     memory.learn()
     [record] = memory.ledger.memories(Scope())
     [update] = memory.ledger.updates(Scope())
-    for id_ in (event, record.id, update.id, memory.ledger.head(Scope()).id):
+    for id_ in (event, record.id, update.id, head(memory).id):
         why = memory.why(id_)
         assert why.sources == [event]
         assert [s.kind for s in why.steps] == ["event", "memory", "update", "version"]
@@ -273,7 +287,7 @@ def test_forget_by_every_selector():
         memory.learn()
         memory.forget(selector)
         assert set(active(memory)) == left, selector
-        assert len(memory.ledger.head(Scope()).update_ids) == len(left)
+        assert len(head(memory).update_ids) == len(left)
 
 
 def test_forget_names_the_candidates_instead_of_guessing():
@@ -294,11 +308,11 @@ def test_a_dry_run_lists_and_removes_nothing():
     memory = open_memory()
     [event] = memory.observe("My locker code is 4471.")
     memory.learn()
-    before = memory.ledger.head(Scope())
+    before = head(memory)
     receipt = memory.forget(event, dry_run=True)
     assert receipt.removed == {"events": 1, "memories": 1, "updates": 1, "versions": 1}
     assert "4471" in receipt.environment["would_remove"][0]
-    assert memory.ledger.head(Scope()) == before
+    assert head(memory) == before
     assert not memory.ledger.receipts(Scope())
 
 
@@ -336,11 +350,11 @@ def test_a_version_can_be_restored_and_stays_restored():
     memory = open_memory()
     memory.observe("I live in Leeds.")
     memory.learn()
-    old = memory.ledger.head(Scope())
+    old = head(memory)
     memory.observe("My dog is called Biscuit.")
     memory.learn()
     memory.restore(old.id)
-    assert memory.ledger.head(Scope()).digest == old.digest
+    assert head(memory).digest == old.digest
     assert memory.answer("What is my dog's name?", arm="weights").spoke == "none"
     memory.observe("I'm allergic to cats.")
     memory.learn()
@@ -367,10 +381,7 @@ def test_export_and_import_give_the_same_memory(tmp_path, learner):
     other.learn("bob")
     assert other.recall("Where do I live?", "bob").text == memory.recall("Where do I live?").text
     assert active(other, "bob") == active(memory)
-    assert (
-        other.ledger.head(Scope(user="bob")).digest == memory.ledger.head(Scope()).digest
-        or learner is ReplayLearner
-    )
+    assert head(other, "bob").digest == head(memory).digest or learner is ReplayLearner
 
 
 def test_import_takes_all_or_nothing(tmp_path):
@@ -455,3 +466,38 @@ def test_missing_and_disordered_times():
     )
     memory.learn()
     assert active(memory) == {"self/home_city": "York", "dog/name": "Biscuit"}
+
+
+def test_two_processes_that_learn_at_once_learn_everything_once(tmp_path):
+    path = tmp_path / "m.db"
+    one, two = open_memory(path), open_memory(path)
+    one.observe("I live in Leeds.")
+    plan = one._plan
+
+    def interrupted(lessons):
+        changes = plan(lessons)
+        if two.status()["pending"]:
+            two.learn()
+        return changes
+
+    one._plan = interrupted
+    assert one.learn().memories == 0
+    assert len(one.ledger.memories(Scope(), active_only=False)) == 1
+    assert one.answer("Where do I live?", arm="weights").text == "Leeds"
+
+
+def test_a_memory_that_keeps_changing_is_learned_under_the_lock(tmp_path):
+    path = tmp_path / "m.db"
+    one, two = open_memory(path), open_memory(path)
+    one.observe("I live in Leeds.")
+    plan, cities = one._plan, iter(["Rome", "Oslo", "Cork", "Graz"])
+
+    def interrupted(lessons):
+        changes = plan(lessons)
+        if not one.ledger._connection.raw.in_transaction:
+            two.observe(f"I moved to {next(cities)}.")
+        return changes
+
+    one._plan = interrupted
+    assert one.learn().memories == 4
+    assert one.answer("Where do I live?", arm="weights").text == "Cork"

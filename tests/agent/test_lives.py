@@ -1,5 +1,6 @@
 """Laws of whole lives: forgetting equals never having been told, whatever was told in whatever order."""
 
+from collections.abc import Set
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -32,7 +33,7 @@ lives = st.lists(
 )
 
 
-def live(told: list[Told], learner, *, learn_after: set[int] = frozenset()) -> tuple[Memory, list[str]]:
+def live(told: list[Told], learner, *, learn_after: Set[int] = frozenset()) -> tuple[Memory, list[str]]:
     """A memory to which `told` was said: (sentence, session, hours after the start), one message each."""
     memory = Memory(Ledger(":memory:"), learner=learner)
     ids = []
@@ -46,6 +47,7 @@ def live(told: list[Told], learner, *, learn_after: set[int] = frozenset()) -> t
 
 
 def digest(memory: Memory) -> str:
+    assert memory.learner is not None
     state, _ = memory._weights(Scope(user="ada"))
     return memory.learner.digest(state)
 
@@ -100,6 +102,7 @@ def test_the_stored_weights_add_up(told):
     kept = digest(memory)
     if head is not None:
         assert head.digest == kept
+    assert memory._book is not None
     memory._book.drop(Scope(user="ada"))
     assert digest(memory) == kept
 
@@ -109,6 +112,7 @@ def test_a_superseded_fact_leaves_the_weights_and_comes_back_when_its_successor_
     memory, ids = live([(0, 0, 0), (1, 1, 1)], learner(), learn_after={0})
     assert memory.answer("Where do I live?", "ada", arm="weights").text == "York"
     head = memory.ledger.head(Scope(user="ada"))
+    assert head is not None
     assert len(head.update_ids) == 1
     memory.forget(ids[1], "ada")
     assert memory.answer("Where do I live?", "ada", arm="weights").text == "Leeds"

@@ -155,4 +155,4 @@ def test_times_are_utc_whatever_they_came_as():
     assert parse_time(None) is None
     for bad in ("soon", True, float("nan"), 10**30, [2026]):
         with pytest.raises(InputError):
-            parse_time(bad)
+            parse_time(bad)  # pyright: ignore[reportArgumentType]
