@@ -119,7 +119,10 @@ def show_personas(record: dict[str, Any]) -> None:
     if record["chance"] is not None:
         show.line(f"chance (the answer to this question in another life): {percent(record['chance'])}", "dim")
     learn = record["learn_ms"]
-    show.line(f"learning one session: p50 {learn['p50']:.0f} ms, p95 {learn['p95']:.0f} ms", "dim")
+    batch = f"learning a session of {learn['users_in_a_batch']} lives in one batch"
+    show.line(f"{batch}: p50 {learn['p50']:.0f} ms, p95 {learn['p95']:.0f} ms", "dim")
+    if learn["failed_events"]:
+        show.line(f"{learn['failed_events']} events could not be learned; see nestmem doctor", "yellow")
     show.line(f"{record['seconds']:.1f} s in all", "dim")
 
 

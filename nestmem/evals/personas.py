@@ -270,7 +270,7 @@ def evaluate(
     """Streams the lives through `memory` and asks their questions in each arm.
 
     The memory should be empty; each life is one user in it. Returns the numbers (see `summarise`)
-    plus what learning cost. `log` gets one JSON line per question and arm.
+    plus `learn_ms`, what learning one session of all lives in one batch cost. `log` gets one JSON line per question and arm.
     """
     asked: list[Asked] = []
     learn_ms: list[float] = []
@@ -292,7 +292,7 @@ def evaluate(
             memory.observe(list(session.messages), scope, occurred_at=session.at)
             step(f"session {index + 1}: {life.id}")
         reports = memory.learn_many([Scope(user=life.id) for life in present])
-        learn_ms += [report.ms for report in reports]
+        learn_ms.append(reports[0].ms)
         failed += sum(report.failed for report in reports)
         for life in present:
             for question in life.questions:
@@ -303,7 +303,12 @@ def evaluate(
                     if log:
                         log.write(json.dumps(log_line(asked[-1]), ensure_ascii=False) + "\n")
                     step(f"questions after session {index + 1}: {life.id}")
-    learning = {"p50": percentile(learn_ms, 50), "p95": percentile(learn_ms, 95), "failed_events": failed}
+    learning = {
+        "p50": percentile(learn_ms, 50),
+        "p95": percentile(learn_ms, 95),
+        "users_in_a_batch": len(lives),
+        "failed_events": failed,
+    }
     return {**summarise(asked, arms), "chance": chance(lives), "learn_ms": learning}
 
 
