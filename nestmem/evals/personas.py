@@ -270,7 +270,8 @@ def evaluate(
     """Streams the lives through `memory` and asks their questions in each arm.
 
     The memory should be empty; each life is one user in it. Returns the numbers (see `summarise`)
-    plus `learn_ms`, what learning one session of all lives in one batch cost. `log` gets one JSON line per question and arm.
+    plus `learn_ms`, what learning one session of all lives in one batch cost. `log` gets one JSON
+    line per question and arm.
     """
     asked: list[Asked] = []
     learn_ms: list[float] = []
