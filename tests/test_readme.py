@@ -43,6 +43,12 @@ def test_tree_names_every_part_of_the_package() -> None:
     assert parts <= set(tree_paths())
 
 
+def test_tree_names_every_folder_at_the_top() -> None:
+    tracked = ("nestmem", "tests", "docs", "benchmarks", "results", "examples", "experiments")
+    there = {f"{name}/" for name in tracked if (ROOT / name).is_dir()}
+    assert there <= set(tree_paths())
+
+
 def test_every_line_of_the_tree_has_a_purpose() -> None:
     assert TREE
     lines = TREE[1].splitlines()[1:]
