@@ -170,6 +170,7 @@ class _Reader:
             for clause in talk.clauses(sentence.text):
                 if not self._clause(clause):
                     self._notice(clause.text)
+        self._replacing(sentence.text, before)
         self._mentions(sentence.text)
         if len(self.items) == before:
             self._open(sentence.text)
@@ -377,6 +378,29 @@ class _Reader:
             return False
         self._again(match, value)
         return True
+
+    def _replacing(self, text: str, before: int) -> None:
+        """ "My uncle gave up chess and is into ballet now": what is known of the subject names the key."""
+        held = {k.key for k in self.known if k.answer}
+        if not _CHANGE.search(text) or any(i.answer and i.key in held for i in self.items[before:]):
+            return
+        own = re.match(r"(?:I|we|my new|our new)\b", text, re.I) or not self.focus
+        about = self.me.key if own else self.focus[-1].key
+        for known in reversed(self.known):
+            if known.key.split("/")[0] != about or not re.search(
+                rf"\b{re.escape(known.answer)}\b", text, re.I
+            ):
+                continue
+            for template in _REPLACED:
+                found = re.match(
+                    template.replace("OLD", f"(?:(?:an?|the|my|his|her) )?{re.escape(known.answer)}"),
+                    text,
+                    re.I,
+                )
+                value = found and clean(found["v"], "thing")
+                if value and not re.match(r"(?:I|we|he|she|it|they|my)\b", value, re.I):
+                    self._again(known, value)
+                    return
 
     def _again(self, match: Known, value: str) -> None:
         many = match.key.count("/") > 1
@@ -663,7 +687,7 @@ class _Reader:
             re.I,
         ) and not re.match(r"never (?:eat|touch)|would like", said, re.I):
             return False
-        said = talk.strip_closers(said, since=False)
+        said = talk.strip_closers(_INSTEAD.sub("", said), since=False)
         predicate = predicates.base_form(said)
         if self._has(entity, said, predicate) or self._two_part(entity, predicate):
             return True
@@ -835,12 +859,10 @@ class _Reader:
             else f"Where do I {verb} {found['o']}?"
         )
         value = talk.strip_closers(found["v"])
-        thing = re.sub(r"^(?:the|my|our|an?) ", "", found["o"])
-        return self._push(
-            self._item(
-                f"{entity.key}/place/{relations.slug(thing)}", "fact", asked.replace("your", "my"), value, 0.7
-            )
-        )
+        thing = relations.noun(re.sub(r"^(?:the|my|our|an?) ", "", found["o"], flags=re.I))
+        if re.match(r"(?:my|our) ", found["o"], re.I):
+            asked = relations.question(entity.of(thing), "place")
+        return self._push(self._item(f"{entity.of(thing).key}/place", "fact", asked, value, 0.7))
 
     # How the speaker wants to be answered.
 
@@ -944,7 +966,7 @@ class _Reader:
         if last.lower() in ("name", "first name"):
             return owner, "codename" if owner.head == "project" else "name"
         attribute = self._attribute_name(owner, last)
-        if last.lower() == "partner" and owner.path:
+        if relations.noun(last) == "partner" and owner.path:
             return owner, "partner_name"
         if named and noun in ("team", "squad", "crew"):
             return self.me.of("team at work"), "name"
@@ -1172,6 +1194,25 @@ _CORRECTIONS = [re.compile(p, re.IGNORECASE) for p in (
     r"(?:make that|that should be|it should be|should be|it should have been|it is actually|it is really|it is in fact) (?P<v>.+)$",
     r"(?:replace|change|correct) (?P<old>.+?) (?:with|to|by|into) (?P<v>.+)$",
 )]  # fmt: skip
+
+# What is left behind, after the new value.
+_INSTEAD = re.compile(
+    r"(?:, (?:and )?(?:not|no longer)| instead of| rather than| ahead of) .+$", re.IGNORECASE
+)
+_CHANGE = re.compile(
+    r"\b(?:no longer|any ?more|any longer|instead|rather than|from|swapped|switched|replaced|changed|traded|gave up|given up|dropped|"
+    r"stopped|quit|broke up|done with|cancelled|sold|closed|ahead of|not|mistake)\b", re.IGNORECASE
+)  # fmt: skip
+_REPLACED = (
+    r".*\bfrom OLD (?:over )?to (?:an? |the )?(?P<v>.+)$",
+    r".*\b(?:swapped|replaced|exchanged|traded|switched|changed|left|dropped) OLD(?: \w+)? (?:with|for|to|into) (?:an? |the )?(?P<v>.+?)(?: one)?$",
+    r".*\b(?:gave up|given up|dropped|stopped(?: with| playing| doing)?|quit|broke up with|done with|cancelled|sold|closed) (?:with )?OLD,? (?:and|but) (?:now )?"
+    r"(?:took up|started|is(?: now)? (?:into|with)|am(?: now)? (?:into|with)|picked up|bought|became|got|uses?|switched to|booked|plays?|joined|chose) (?:an? |the )?(?P<v>.+)$",
+    r".*\b(?:no longer|not)\b.*\bOLD(?: any ?more| any longer)?,? (?:but|it is|he is|she is|I am|(?:he|she|I) (?:takes?|wants?|drinks?|likes?|has|have|goes by))"
+    r"(?: (?:in|with|at|on|to|by|from|for|an?|the|now|into|called|based|allergic))* (?P<v>.+)$",
+    r".*?\b(?:is|am|are|has|have|drinks?|likes?|loves?|wants?|drives?|plays?|takes?|prefers?|uses?|reads?|in|for|as|by|to|with|at|eats?) (?:an? |the )?"
+    r"(?P<v>.+?)(?: best| now)*,? (?:now )?(?:instead of|rather than|and not|not|no longer|ahead of) OLD\b.*$",
+)
 
 _ANS = r"(?:answers?|repl(?:y|ies)|responses?|explanations?|messages)"
 _WITH_PREPOSITION = words(

@@ -218,6 +218,25 @@ def test_corrections_inside_a_message_need_nothing_from_before():
         assert (item.key, item.answer, item.depends) == ("dog/name", "Bruno", ())
 
 
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("My uncle gave up chess and is into ballet now.", "ballet"),
+        ("My uncle swapped chess for ballet.", "ballet"),
+        ("My uncle switched from chess to ballet.", "ballet"),
+        ("My uncle does not like chess any more but ballet.", "ballet"),
+        ("Ballet is nothing my uncle would swap.", None),
+    ],
+)
+def test_a_known_value_that_gives_way_names_what_changed(said, answer):
+    known = [
+        Known(key="uncle/favourite_sport", question="What is my uncle's favourite sport?", answer="chess"),
+        Known(key="self/favourite_sport", question="What is my favourite sport?", answer="chess"),
+    ]
+    told = [(i.key, i.answer) for i in extract(said, known=known).items if i.answer]
+    assert told == ([("uncle/favourite_sport", answer)] if answer else [])
+
+
 def test_an_end_without_a_new_value_and_with_one():
     [ended] = extract("I no longer live in Leeds.").items
     assert (ended.key, ended.ends, ended.answer) == ("self/home_city", True, None)
