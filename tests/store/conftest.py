@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def open_ledger(tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
     opened: list[Ledger] = []
     minutes, numbers = itertools.count(), itertools.count(1)
 
-    def build(path: Path | str = tmp_path / "memory.db", **settings: object) -> Ledger:
+    def build(path: Path | str = tmp_path / "memory.db", **settings: Any) -> Ledger:
         ledger = Ledger(
             path,
             clock=lambda: START + timedelta(minutes=next(minutes)),
@@ -45,7 +46,7 @@ def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
 
 @pytest.fixture
 def say() -> Callable[..., Event]:
-    def append(ledger: Ledger, scope: Scope, content: str, **fields: object) -> Event:
+    def append(ledger: Ledger, scope: Scope, content: str, **fields: Any) -> Event:
         return ledger.append(scope, [NewEvent(role="user", content=content, **fields)])[0]
 
     return append
@@ -55,7 +56,7 @@ def say() -> Callable[..., Event]:
 def remember() -> Callable[..., MemoryRecord]:
     """Adds a memory that covers its whole event."""
 
-    def add(ledger: Ledger, event: Event, id: str, **fields: object) -> MemoryRecord:
+    def add(ledger: Ledger, event: Event, id: str, **fields: Any) -> MemoryRecord:
         record = MemoryRecord(
             **{
                 "id": id,
