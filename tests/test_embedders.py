@@ -3,7 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def server():
     """An OpenAI-compatible server; `server.answer` may be replaced."""
 
     class Server(HTTPServer):
-        seen: ClassVar[list[tuple]] = []
+        seen: Any = None
         answer: Any = None
 
     class Handler(BaseHTTPRequestHandler):
