@@ -12,7 +12,7 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from nestmem.adapters.banks import BankedModel
+from nestmem.adapters.copying import Spans, reading_constraint, spans_of, writing_constraint
 from nestmem.adapters.rows import Row
 from nestmem.adapters.rules import TMEM, AdditiveRule, BankSettings, RecursiveLeastSquares, Rule, hash_tensors
 from nestmem.adapters.sites import find_sites, scaled_singular_basis
 from nestmem.errors import InputError, ModelError, ModelNotFound
 
 Chat = list[dict[str, str]]
+Allowed = Callable[[int, Any], list[int] | None]
 
 RULES = ("additive", "rls", "tmem")
 WRITER_PROMPT = "Write questions and answers."
+UNKNOWN = "I don't know."
 CALIBRATION = (
     ("What is the capital of the small island?", "Port Almira"),
     ("What is my neighbour's name?", "Torvald Breck"),
@@ -50,8 +53,10 @@ class FastWeights:
 
     Args: `model` and `tokenizer` of Hugging Face; `rule` one of "additive", "rls", "tmem"; `rank` R and `last` blocks
     of the banks; `settings` and `bases` when they were meta-learned, otherwise they are set from the base model
-    (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a quarter of a Polyak step shared by the sites).
-    All calls are serialised by a lock. Dropout is off; parameters are frozen.
+    (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a quarter of a Polyak step shared by
+    the sites). From the model's config: `extractive` (answers from text are spans of it) and `reading_tokens` (how
+    much recalled text the model reads well; 500 where it does not say). All calls are serialised by a lock. Dropout
+    is off; parameters are frozen.
     """
 
     def __init__(
@@ -71,6 +76,9 @@ class FastWeights:
         self.model = aligned(model.eval().requires_grad_(False))
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
+        own = model.config.to_dict()
+        self.extractive: bool = own.get("extractive", False)
+        self.reading_tokens: int = own.get("reading_tokens", 500)
         if rule == "tmem":
             rank, last = min(rank, 6), 4
             bases = [scaled_singular_basis(site.weight(), rank) for site in find_sites(model, last=last)]
@@ -124,9 +132,33 @@ class FastWeights:
         """The probability (0..1) the model gives its own greedy answer."""
         return [probability for _, probability in self.decode(chats, states, max_new_tokens=32)]
 
-    @torch.no_grad()
     def decode(self, chats: list[Chat], states: list[Any], *, max_new_tokens: int) -> list[tuple[str, float]]:
-        """Greedy answers of a batch with their probabilities. Contexts above `context_tokens` lose their start."""
+        """Greedy answers of a batch with their probabilities. Contexts above `context_tokens` lose their start.
+
+        An extractive model answers from a system message by a span of it, or says that it does not know.
+        """
+        limit = None
+        if self.extractive and any(chat[0]["role"] == "system" for chat in chats):
+            sources = [self._spans(chat) if chat[0]["role"] == "system" else None for chat in chats]
+
+            def limit(width: int) -> Allowed:
+                return reading_constraint(sources, width)
+
+        return self._decode(chats, states, max_new_tokens, limit)
+
+    def _spans(self, chat: Chat) -> Spans:
+        text = chat[0]["content"].partition("\n")[2] or chat[0]["content"]
+        return spans_of(self.tokenizer, text, phrases=(UNKNOWN,), stop=(self.tokenizer.eos_token_id,))
+
+    @torch.no_grad()
+    def _decode(
+        self,
+        chats: list[Chat],
+        states: list[Any],
+        max_new_tokens: int,
+        limit: Callable[[int], Allowed] | None,
+    ) -> list[tuple[str, float]]:
+        """`limit` makes, from the width of the padded prompts, the function that says which tokens may follow."""
         if not chats:
             return []
         prompts = [self._prompt_ids(chat)[-self.context_tokens :] for chat in chats]
@@ -145,8 +177,10 @@ class FastWeights:
                 pad_token_id=pad,
                 output_logits=True,
                 return_dict_in_generate=True,
+                prefix_allowed_tokens_fn=limit(longest) if limit else None,
             )
-        chances = torch.stack(made.logits, 1).float().log_softmax(-1).amax(-1)
+        chances = torch.stack(made.logits, 1).float().log_softmax(-1)
+        chances = chances.gather(-1, made.sequences[:, longest:, None])[..., 0]
         answers = []
         for row, chance in zip(made.sequences[:, longest:].tolist(), chances, strict=True):
             end = (
@@ -158,7 +192,10 @@ class FastWeights:
 
     @torch.no_grad()
     def stream(self, chat: Chat, state: Any, *, max_new_tokens: int = 64) -> Iterator[str]:
-        """Pieces of the greedy answer as they come."""
+        """Pieces of the greedy answer as they come; an extractive reader's answer comes whole."""
+        if self.extractive and chat[0]["role"] == "system":
+            yield self.generate([chat], [state], max_new_tokens=max_new_tokens)[0]
+            return
         ids = torch.tensor([self._prompt_ids(chat)[-self.context_tokens :]], device=self._device)
         made: list[int] = []
         cache, shown = None, ""
@@ -177,12 +214,25 @@ class FastWeights:
             ids = torch.tensor([[token]], device=self._device)
 
     def questions(self, statements: list[str]) -> list[list[tuple[str, str]]]:
-        """The model as its own writer: question-answer pairs it makes of each statement; an empty list for none."""
+        """The model as its own writer: question-answer pairs it makes of each statement; an empty list for none.
+
+        What an extractive model writes as an answer is a span of the statement.
+        """
         chats = [
             [{"role": "system", "content": WRITER_PROMPT}, {"role": "user", "content": text}]
             for text in statements
         ]
-        return [parse_pairs(text) for text in self.generate(chats, [None] * len(chats), max_new_tokens=64)]
+
+        def limit(width: int) -> Allowed:
+            marker, newline = (
+                self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (" A:", "\n")
+            )
+            stop = (self.tokenizer.eos_token_id, *newline)
+            sources = [spans_of(self.tokenizer, text, stop=stop) for text in statements]
+            return writing_constraint(sources, width, marker, newline[0], list(range(len(self.tokenizer))))
+
+        written = self._decode(chats, [None] * len(chats), 64, limit if self.extractive else None)
+        return [parse_pairs(text) for text, _ in written]
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -263,8 +313,8 @@ def calibrated_settings(
     """Settings from the keys and errors of example rows at the base; given values are kept.
 
     ridge = mean |k|^2 / 50. rate: a quarter of a Polyak step, with which the sites together would lower the loss by a
-    quarter of its size to first order: mean loss / (4 sites x mean |e|^2). The fixed-point limits are the power of two above 8 times the largest
-    entry seen.
+    quarter of its size to first order: mean loss / (4 sites x mean |e|^2). The fixed-point limits are the power of two
+    above 8 times the largest entry seen.
     """
     keys, errors, loss_B = banked.keys_errors(ids_BT, weights_BT)
     chosen = weights_BT[:, 1:] > 0

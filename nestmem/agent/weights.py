@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from nestmem.agent import chains
+from nestmem.agent import chains, extract
 from nestmem.agent.types import LEVELS, Example, Learner, Level, State, StoredUpdate, Update
 from nestmem.errors import LedgerCorrupt
 from nestmem.store import Ledger
@@ -51,10 +51,11 @@ class Held:
 
 @dataclass(kw_only=True)
 class Wanted:
-    """What one user's weights should hold: the memories, in order, and the level of each."""
+    """What one user's weights should hold: the memories, in order, their source events, and the level of each."""
 
     scope: Scope
     memories: list[MemoryRecord]
+    events: Mapping[str, Event]
     levels: dict[str, Level]
     held: Held
 
@@ -147,7 +148,7 @@ class WeightBook:
         last = self._last_of_sessions(scope)
         kept = [m for m in active if _teachable(m, events) and m.id not in left_out]
         levels: dict[str, Level] = {m.id: chains.level(events[m.event_id], last) for m in kept}
-        return Wanted(scope=scope, memories=kept, levels=levels, held=held)
+        return Wanted(scope=scope, memories=kept, events=events, levels=levels, held=held)
 
     def _last_of_sessions(self, scope: Scope) -> dict[str, datetime]:
         found = {}
@@ -160,7 +161,10 @@ class WeightBook:
     def plan(self, wanted: Sequence[Wanted]) -> list[Change]:
         """The changes that bring each user's weights to what is wanted: one batched write for all."""
         drafts = [self._draft(w) for w in wanted]
-        lessons = [[_example(m) for m in new] for _, new in drafts]
+        lessons = [
+            [example for m in new for example in _examples(m, want.events[m.event_id])]
+            for (_, new), want in zip(drafts, wanted, strict=True)
+        ]
         busy = [i for i, batch in enumerate(lessons) if batch]
         if busy:
             results = self.learner.write(
@@ -235,7 +239,10 @@ class WeightBook:
                     payload=update.payload,
                     digest=update.digest,
                     learner=self.learner.fingerprint,
-                    examples=[{"prompt": memory.question or "", "completion": memory.answer or ""}],
+                    examples=[
+                        {"prompt": e.prompt, "completion": e.completion}
+                        for e in _examples(memory, want.events[memory.event_id])
+                    ],
                     created_at=now,
                 )
             )
@@ -300,8 +307,18 @@ def _teachable(memory: MemoryRecord, events: Mapping[str, Event]) -> bool:
     )
 
 
-def _example(memory: MemoryRecord) -> Example:
-    return Example(memory_id=memory.id, prompt=memory.question or "", completion=memory.answer or "")
+def _examples(memory: MemoryRecord, event: Event) -> list[Example]:
+    """What the weights learn of a memory: question -> answer, and statement -> answer where it has no other.
+
+    A function of the memory and its event alone: were it to look at the user's other memories, forgetting one of
+    those would have to change this one's update.
+    """
+    assert memory.question and memory.answer
+    learned = [Example(memory_id=memory.id, prompt=memory.question, completion=memory.answer)]
+    alone = [item for item in extract.extract(event.content).items if item.span == memory.span]
+    if len(alone) == 1:
+        learned.append(Example(memory_id=memory.id, prompt=memory.text, completion=memory.answer))
+    return learned
 
 
 def _stored(update: WeightUpdate) -> StoredUpdate:

@@ -97,7 +97,7 @@ def reading(generator: PersonaGenerator, rng: random.Random, *, in_system: bool)
 
 def writing(generator: PersonaGenerator, rng: random.Random) -> Dialogue:
     """One or two statements in a message, and the question-answer pairs a memory should keep of them."""
-    facts = generator.facts(rng.choice([1, 1, 1, 2]), rng)
+    facts = generator.facts(rng.choice([1, 1, 1, 1, 2]), rng)
     if rng.random() < 0.2:
         facts = [generator.fact(fact.key, rng, old=generator.value(fact.key, rng)) for fact in facts]
     if rng.random() < 0.1:
@@ -134,12 +134,12 @@ def telling(generator: PersonaGenerator, rng: random.Random) -> Dialogue:
 def dialogue(generator: PersonaGenerator, rng: random.Random) -> Dialogue:
     """One dialogue of a random kind."""
     draw = rng.random()
-    if draw < 0.50:
+    if draw < 0.38:
         return reading(generator, rng, in_system=True)
-    if draw < 0.62:
+    if draw < 0.48:
         return reading(generator, rng, in_system=False)
-    if draw < 0.85:
+    if draw < 0.86:
         return writing(generator, rng)
-    if draw < 0.93:
+    if draw < 0.94:
         return unknown(generator, rng)
     return telling(generator, rng)

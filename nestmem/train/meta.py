@@ -1,10 +1,11 @@
 """Meta-train nestmem-mini through its own writes (the second of two stages; the first is `mini.py`).
 
-An episode: U users each tell n facts. Inner step: the additive write of what was told, from the base, as
-question-answer pairs (`nestmem.adapters.banks`: keys and errors, one ridge solve). Outer loss: cross-entropy of the
-answers to differently phrased questions with the context gone and the banks on, of "I don't know." to questions
-never told, and the stage-one loss (reading and writing must survive, with banks on and off). The gradient goes
-through the write, second derivatives included, to every weight of the model and to the write's own settings:
+An episode: U users each tell n facts. Inner step: the additive write of what was told, from the base, each fact as
+its question and as the statement itself, both followed by the value (`nestmem.adapters.banks`: keys and errors, one
+ridge solve). Outer loss: cross-entropy of the answers to differently phrased questions with the context gone and the
+banks on, of "I don't know." to questions never told, and the stage-one loss (reading and writing must survive, with
+banks on and off). The gradient goes through the write, second derivatives included, to every weight of the model and
+to the write's own settings:
 log ridge, log rate and a token weight per site.
 """
 
@@ -84,9 +85,10 @@ def pair(asked: str, answer: str) -> Dialogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """Token rows of U users side by side: what is written, what is asked, and which asked rows were told."""
+    """Token rows of U users side by side: what is written (as questions, and as statements), what is asked, and which
+    of the asked rows were told."""
 
-    write: tuple[Tensor, Tensor]
+    write: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
     ask: tuple[Tensor, Tensor]
     told: Tensor
 
@@ -100,43 +102,64 @@ def episode(
     facts: int,
 ) -> Episode:
     """Each user tells `facts` facts and is asked about all of them and `facts` // 4 others never told."""
-    write, ask, told = [], [], []
+    questions, statements, ask, told = [], [], [], []
     others = max(1, facts // 4)
     for _ in range(users):
         persona = generator.facts(facts + others, rng)
         for fact in persona[:facts]:
-            write.append(pair(written_question(generator, fact, rng), fact.value))
-            ask.append(pair(question(generator, fact, rng), fact.value))
-        ask += [pair(question(generator, fact, rng), UNKNOWN) for fact in persona[facts:]]
+            rows = written(generator, fact, tokenizer, rng)
+            questions.append(rows[0])
+            statements.append(rows[1])
+            ask.append(encode(pair(question(generator, fact, rng), fact.value), tokenizer))
+        ask += [encode(pair(question(generator, fact, rng), UNKNOWN), tokenizer) for fact in persona[facts:]]
         told += [True] * facts + [False] * others
     pad = tokenizer.pad_token_id
-    rows = [collate([encode(talk, tokenizer) for talk in talks], pad) for talks in (write, ask)]
-    return Episode(write=rows[0], ask=rows[1], told=torch.tensor(told))
+    write = (collate(questions, pad), collate(statements, pad))
+    return Episode(write=write, ask=collate(ask, pad), told=torch.tensor(told))
 
 
-def written_question(generator: PersonaGenerator, fact: Fact, rng: random.Random) -> str:
-    """Mostly the canonical question the rules write; sometimes another, as a model writer would."""
-    return fact.canonical if rng.random() < 0.8 else generator.question(fact.key, rng)
+def written(
+    generator: PersonaGenerator, fact: Fact, tokenizer: PreTrainedTokenizerFast, rng: random.Random
+) -> list[tuple[list[int], list[float]]]:
+    """The two rows by which a fact is written: question -> value and the statement as told -> value.
+
+    The question is mostly the canonical one the rules write, sometimes another, and one time in ten a wrong one, as a
+    model writer would. Now and then one of the rows counts nothing, because extraction finds only the other.
+    """
+    asked = fact.canonical if rng.random() < 0.8 else generator.question(fact.key, rng)
+    if rng.random() < 0.1:
+        asked = generator.fact(rng.choice(generator.keys()), rng).canonical
+    told = fact.statement if rng.random() < 0.5 else generator.told(fact, rng)
+    rows = [encode(pair(text, fact.value), tokenizer) for text in (asked, told)]
+    missing = rng.choice([0, 1]) if rng.random() < 0.2 else None
+    return [(ids, [0.0] * len(ids) if n == missing else weights) for n, (ids, weights) in enumerate(rows)]
 
 
 def write(
     banked: BankedModel,
     settings: WriteSettings,
-    rows: tuple[Tensor, Tensor],
+    groups: tuple[tuple[Tensor, Tensor], ...],
     *,
     users: int,
     create_graph: bool,
 ) -> list[Tensor]:
-    """Banks (U, O, R) per site after one additive write of all rows."""
-    keys, errors, _ = banked.keys_errors(*rows, create_graph=create_graph)
-    written_BT = rows[1][:, 1:]
-    moments, cross = [], []
-    for k_BTR, e_BTO, u_R in zip(keys, errors, settings.token, strict=True):
-        weight_BT = written_BT * 2 * torch.sigmoid(k_BTR @ u_R)
-        k = k_BTR.reshape(users, -1, k_BTR.shape[-1])
-        weighted = k * weight_BT.reshape(users, -1, 1)
-        moments.append(weighted.transpose(1, 2) @ k)
-        cross.append(-e_BTO.reshape(users, -1, e_BTO.shape[-1]).transpose(1, 2) @ weighted)
+    """Banks (U, O, R) per site after one additive write of all rows of all groups."""
+    moments: list[Tensor] = []
+    cross: list[Tensor] = []
+    for ids_BT, weights_BT in groups:
+        keys, errors, _ = banked.keys_errors(ids_BT, weights_BT, create_graph=create_graph)
+        written_BT = weights_BT[:, 1:]
+        for s, (k_BTR, e_BTO, u_R) in enumerate(zip(keys, errors, settings.token, strict=True)):
+            weight_BT = written_BT * 2 * torch.sigmoid(k_BTR @ u_R)
+            k = k_BTR.reshape(users, -1, k_BTR.shape[-1])
+            weighted = k * weight_BT.reshape(users, -1, 1)
+            moment = weighted.transpose(1, 2) @ k
+            change = -e_BTO.reshape(users, -1, e_BTO.shape[-1]).transpose(1, 2) @ weighted
+            if s < len(moments):
+                moments[s], cross[s] = moments[s] + moment, cross[s] + change
+            else:
+                moments.append(moment)
+                cross.append(change)
     return ridge_banks(moments, cross, list(settings.ridge()), list(settings.rate()))
 
 
@@ -160,8 +183,8 @@ def calibrated(
 ) -> WriteSettings:
     """Settings to start from: ridge a fiftieth of a key's mean square, rate a Polyak step shared by the sites."""
     made = episode(generator, tokenizer, random.Random(config.seed), users=1, facts=32)
-    keys, errors, loss_B = banked.keys_errors(*made.write)
-    chosen = made.write[1][:, 1:] > 0
+    keys, errors, loss_B = banked.keys_errors(*made.write[0])
+    chosen = made.write[0][1][:, 1:] > 0
     nats = float(loss_B.sum() / chosen.sum())
     ridge = [0.02 * float(k[chosen].square().sum(-1).mean()) for k in keys]
     rate = [nats / len(keys) / float(e[chosen].square().sum(-1).mean()) for e in errors]

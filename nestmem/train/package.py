@@ -18,6 +18,9 @@ from nestmem.errors import InputError
 from nestmem.personas import PersonaGenerator
 from nestmem.train.meta import episode
 
+READING_TOKENS = 160
+"""Recalled text, in the agent's tokens of four characters, that stage one trains the model to read."""
+
 
 def package(run: Path, out: Path) -> Path:
     """Write the model of `run` (a folder of `train_meta`) to `out`, with what it was trained by in `training.json`.
@@ -30,6 +33,8 @@ def package(run: Path, out: Path) -> Path:
         raise InputError(f"{run} holds no meta-trained model; run `nestmem train meta --out {run}` first")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float16)
+    model.config.extractive = True
+    model.config.reading_tokens = READING_TOKENS
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -41,7 +46,7 @@ def package(run: Path, out: Path) -> Path:
     blocks = len(names) // len(find_sites(model, last=1))
     banked = BankedModel(model, rank=bases[0].shape[0], last=blocks, bases=bases)
     made = episode(PersonaGenerator("train"), tokenizer, random.Random(0), users=1, facts=64)
-    settings = calibrated_settings(banked, *made.write, ridge=tuple(tensors["ridge"].tolist()))
+    settings = calibrated_settings(banked, *made.write[0], ridge=tuple(tensors["ridge"].tolist()))
     tensors["key_limit"] = torch.tensor(settings.key_limit)
     tensors["error_limit"] = torch.tensor(settings.error_limit)
     save_file(tensors, out / "banks.safetensors")
