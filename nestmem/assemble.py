@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nestmem import embedders
-from nestmem.adapters.fast_weights import RULES, FastWeights, load_fast_weights
-from nestmem.adapters.peft import export_peft, import_peft
 from nestmem.agent.controller import Memory
 from nestmem.agent.llm import ChatEndpoint
 from nestmem.agent.types import Chat, Example, Level, State, StoredUpdate, Update
-from nestmem.errors import InputError
+from nestmem.errors import InputError, MissingExtra
 from nestmem.store import Ledger
+
+if TYPE_CHECKING:
+    from nestmem.adapters.fast_weights import FastWeights
+
+RULES = ("additive", "rls", "tmem")
 
 
 class LocalLearner:
@@ -35,6 +38,10 @@ class LocalLearner:
     @property
     def additive(self) -> bool:
         return self.weights.additive
+
+    @property
+    def reading_tokens(self) -> int:
+        return self.weights.reading_tokens
 
     def empty(self) -> State:
         return self.weights.rule_object.empty()
@@ -87,10 +94,14 @@ class LocalLearner:
 
     def export_peft(self, state: State, folder: Path) -> None:
         """Write the state's banks, all levels together, as a PEFT LoRA folder."""
+        from nestmem.adapters.peft import export_peft
+
         export_peft(self.weights.banked, self.weights.banks_of(state), folder, base_name=self.name)
 
     def import_peft(self, folder: Path) -> list[Any]:
         """The banks (O, R) per site that add what the LoRA in `folder` adds."""
+        from nestmem.adapters.peft import import_peft
+
         return import_peft(self.weights.banked, folder)
 
 
@@ -107,6 +118,22 @@ def _update(memory_id: str, payload: bytes) -> Update:
 
 def _plain(updates: list[StoredUpdate]) -> list[tuple[str, bytes]]:
     return [(level, update.payload) for level, update in updates]
+
+
+def load_learner(model: str | Path, *, rule: str, device: str, dtype: str) -> LocalLearner:
+    """A model whose weights learn, by name or folder. Raises as `open` does."""
+    if rule not in RULES:
+        raise InputError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
+    try:
+        import torch
+
+        from nestmem.adapters.fast_weights import load_fast_weights
+    except ImportError as error:
+        raise MissingExtra("model", error.name or "torch") from error
+    precision = getattr(torch, dtype, None)
+    if not isinstance(precision, torch.dtype):
+        raise InputError(f"dtype={dtype!r}: expected a torch dtype by name, such as 'float32' or 'bfloat16'")
+    return LocalLearner(load_fast_weights(model, rule=rule, device=device, dtype=precision), name=str(model))
 
 
 def open(
@@ -131,20 +158,9 @@ def open(
         device, dtype: where and in which precision the model runs ("float32", "bfloat16").
 
     Raises:
-        InputError, ModelNotFound, ModelError, UnsupportedArchitecture, EmbedderError, LedgerError.
+        InputError, MissingExtra, ModelNotFound, ModelError, UnsupportedArchitecture, EmbedderError, LedgerError.
     """
-    import torch
-
-    if rule not in RULES:
-        raise InputError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
-    precision = getattr(torch, dtype, None)
-    if not isinstance(precision, torch.dtype):
-        raise InputError(f"dtype={dtype!r}: expected a torch dtype by name, such as 'float32' or 'bfloat16'")
-    learner = None
-    if model is not None:
-        learner = LocalLearner(
-            load_fast_weights(model, rule=rule, device=device, dtype=precision), name=str(model)
-        )
+    learner = None if model is None else load_learner(model, rule=rule, device=device, dtype=dtype)
     endpoint = ChatEndpoint(llm) if llm else None
     ledger = Ledger(path, read_only=read_only)
     return Memory(ledger, learner=learner, embedder=embedders.load(embedder), llm=endpoint)

@@ -63,20 +63,20 @@ def _continues(piece: str) -> bool:
 
 
 def reading_constraint(
-    sources: list[Spans | None], prompt_tokens: int
-) -> Callable[[int, Any], list[int] | None]:
+    sources: list[Spans | None], prompt_tokens: int, vocabulary: list[int]
+) -> Callable[[int, Any], list[int]]:
     """For `generate`: row b of a batch answers by a span of `sources[b]`; None leaves the row free."""
 
-    def allowed(row: int, ids: Any) -> list[int] | None:
+    def allowed(row: int, ids: Any) -> list[int]:
         spans = sources[row]
-        return None if spans is None else spans.allowed(ids[prompt_tokens:].tolist())
+        return vocabulary if spans is None else spans.allowed(ids[prompt_tokens:].tolist())
 
     return allowed
 
 
 def writing_constraint(
     sources: list[Spans], prompt_tokens: int, marker: list[int], newline: int, vocabulary: list[int]
-) -> Callable[[int, Any], list[int] | None]:
+) -> Callable[[int, Any], list[int]]:
     """For `generate`: what a writer puts after `marker` (" A:") on a line is a span of `sources[b]`."""
 
     def allowed(row: int, ids: Any) -> list[int]:

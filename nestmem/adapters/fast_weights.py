@@ -30,7 +30,7 @@ from nestmem.adapters.sites import find_sites, scaled_singular_basis
 from nestmem.errors import InputError, ModelError, ModelNotFound
 
 Chat = list[dict[str, str]]
-Allowed = Callable[[int, Any], list[int] | None]
+Allowed = Callable[[int, Any], list[int]]
 
 RULES = ("additive", "rls", "tmem")
 WRITER_PROMPT = "Write questions and answers."
@@ -142,7 +142,7 @@ class FastWeights:
             sources = [self._spans(chat) if chat[0]["role"] == "system" else None for chat in chats]
 
             def limit(width: int) -> Allowed:
-                return reading_constraint(sources, width)
+                return reading_constraint(sources, width, self._vocabulary)
 
         return self._decode(chats, states, max_new_tokens, limit)
 
@@ -229,7 +229,7 @@ class FastWeights:
             )
             stop = (self.tokenizer.eos_token_id, *newline)
             sources = [spans_of(self.tokenizer, text, stop=stop) for text in statements]
-            return writing_constraint(sources, width, marker, newline[0], list(range(len(self.tokenizer))))
+            return writing_constraint(sources, width, marker, newline[0], self._vocabulary)
 
         written = self._decode(chats, [None] * len(chats), 64, limit if self.extractive else None)
         return [parse_pairs(text) for text, _ in written]
@@ -238,6 +238,10 @@ class FastWeights:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    @property
+    def _vocabulary(self) -> list[int]:
+        return list(range(len(self.tokenizer)))
 
     @property
     def _device(self) -> torch.device:

@@ -87,7 +87,7 @@ def layout_of(model: nn.Module) -> Layout:
         raise UnsupportedArchitecture(
             f"model type {kind!r} has no known feed-forward layers; known are {', '.join(sorted(LAYOUTS))}. "
             "Add its block list and projection names to nestmem.adapters.sites.LAYOUTS, or use the model "
-            "without weight memory (--rule none)."
+            "without weight memory (--model none)."
         )
     return LAYOUTS[kind]
 

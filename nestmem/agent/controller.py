@@ -164,20 +164,25 @@ class Memory:
 
     # Answering.
 
+    def _reading_tokens(self) -> int:
+        own = self.learner is not None and self.llm is None
+        return self.learner.reading_tokens if own and self.learner else 500
+
     def answer(
         self,
         question: str,
         scope: Scope | str | None = None,
         *,
         arm: Arm = "both",
-        budget_tokens: int = 500,
+        budget_tokens: int | None = None,
         max_new_tokens: int = 32,
         exclude: Iterable[str] = (),
     ) -> Answer:
         """Answers from memory and says which half of it spoke.
 
         arm: "none" (the model alone), "text" (recalled text in the prompt, no weights), "weights" (no text),
-        "both". exclude: event ids that recall must not quote (the question itself, in a chat).
+        "both". budget_tokens: of recalled text; by default what the reader reads well, 500 without a model.
+        exclude: event ids that recall must not quote (the question itself, in a chat).
         """
         if arm not in ARMS:
             raise InputError(f"arm is {arm!r}, expected one of {', '.join(ARMS)}")
@@ -186,7 +191,7 @@ class Memory:
         state, version = self._weights(where) if arm in ("weights", "both") else (None, None)
         lines, sources = [], []
         if arm in ("text", "both"):
-            context = self.recall(question, where, budget_tokens=budget_tokens)
+            context = self.recall(question, where, budget_tokens=budget_tokens or self._reading_tokens())
             lines, sources = answering.quotable(context, exclude)
         told = self.ledger.memories(where.owner)
         if where.session is not None:

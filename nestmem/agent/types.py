@@ -70,6 +70,11 @@ class Learner(Protocol):
         """True when the state is a sum of payloads, so that erasing is an exact subtraction."""
         ...
 
+    @property
+    def reading_tokens(self) -> int:
+        """How many tokens of recalled text the model reads well (see `recall.count_tokens`)."""
+        ...
+
     def empty(self) -> State:
         """The weights of a user about whom nothing was learned."""
         ...

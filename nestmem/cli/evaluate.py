@@ -30,7 +30,7 @@ def personas(
     data: Path | None,
     made: dict[str, int],
     arms: Sequence[Arm],
-    budget: int,
+    budget: int | None,
     json_path: Path | None,
     log_path: Path | None,
 ) -> None:

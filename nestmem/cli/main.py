@@ -177,7 +177,12 @@ def ask(
     where: Where,
     question: Annotated[str, typer.Argument(help="The question.")],
     arm: Annotated[str, typer.Option("--arm", help="none, text, weights or both.")] = "both",
-    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 500,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "--budget", min=1, help="Tokens of recalled text; by default what the model reads well."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer a question, saying which half of the memory spoke, with its sources."""
@@ -321,7 +326,12 @@ def eval_personas(
     arm: Annotated[
         str, typer.Option("--arm", help="Comma-separated: none,text,weights,both.")
     ] = "none,text,weights,both",
-    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 500,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "--budget", min=1, help="Tokens of recalled text; by default what the model reads well."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the whole record here.")] = None,
     log: Annotated[Path | None, typer.Option("--log", help="Write every question and answer here.")] = None,
 ) -> None:

@@ -263,7 +263,7 @@ def evaluate(
     lives: Sequence[Life],
     *,
     arms: Sequence[Arm] = ARMS,
-    budget_tokens: int = 500,
+    budget_tokens: int | None = None,
     on_progress: Progress | None = None,
     log: TextIO | None = None,
 ) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def evaluate(
     return {**summarise(asked, arms), "chance": chance(lives), "learn_ms": learning}
 
 
-def _ask(memory: Memory, life: Life, question: Question, arm: Arm, budget_tokens: int) -> Asked:
+def _ask(memory: Memory, life: Life, question: Question, arm: Arm, budget_tokens: int | None) -> Asked:
     answer = memory.answer(question.question, Scope(user=life.id), arm=arm, budget_tokens=budget_tokens)
     correct, exact = score(answer.text, question.answers)
     return Asked(life=life.id, question=question, arm=arm, answer=answer, correct=correct, exact=exact)

@@ -40,7 +40,7 @@ class MetaConfig:
     text: tuple[Path, ...] = ()
     rank: int = 128
     last: int = 2
-    users: int = 8
+    users: int = 4
     facts: tuple[tuple[int, int], ...] = ((0, 4), (100, 8), (250, 16), (900, 32))
     steps: int = 3000
     matrix_rate: float = 0.005
@@ -129,8 +129,7 @@ def written(
     asked = fact.canonical if rng.random() < 0.8 else generator.question(fact.key, rng)
     if rng.random() < 0.1:
         asked = generator.fact(rng.choice(generator.keys()), rng).canonical
-    told = fact.statement if rng.random() < 0.5 else generator.told(fact, rng)
-    rows = [encode(pair(text, fact.value), tokenizer) for text in (asked, told)]
+    rows = [encode(pair(text, fact.value), tokenizer) for text in (asked, fact.statement)]
     missing = rng.choice([0, 1]) if rng.random() < 0.2 else None
     return [(ids, [0.0] * len(ids) if n == missing else weights) for n, (ids, weights) in enumerate(rows)]
 

@@ -16,7 +16,7 @@ def plot_run(run: Path, out: Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtra("drawing curves needs matplotlib: pip install 'nestmem[plot]'") from error
+        raise MissingExtra("plot", "matplotlib") from error
     log = run / "log.jsonl"
     if not log.exists():
         raise InputError(f"{run} has no log.jsonl; expected the folder of a training run")

@@ -90,7 +90,9 @@ def test_users_of_one_batch_do_not_mix() -> None:
     banks = random_banks(banked, 4)
     with torch.no_grad():
         together = banked(banks, input_ids=ids).logits
-        alone = torch.cat([banked([b[u : u + 1] for b in banks], input_ids=ids[u : u + 1]).logits for u in range(4)])
+        alone = torch.cat(
+            [banked([b[u : u + 1] for b in banks], input_ids=ids[u : u + 1]).logits for u in range(4)]
+        )
         base = banked(input_ids=ids).logits
     torch.testing.assert_close(together, alone)
     assert not torch.allclose(together, base)
@@ -117,7 +119,9 @@ def test_ridge_banks_minimise_the_ridge_regression() -> None:
     k = torch.randn(9, 5, dtype=torch.float64, generator=generator)
     v = torch.randn(9, 4, dtype=torch.float64, generator=generator)
     ridge = torch.tensor(0.3, dtype=torch.float64)
-    bank = ridge_banks([(k.T @ k)[None]], [(v.T @ k)[None]], [ridge], [torch.ones((), dtype=torch.float64)])[0][0]
+    bank = ridge_banks([(k.T @ k)[None]], [(v.T @ k)[None]], [ridge], [torch.ones((), dtype=torch.float64)])[
+        0
+    ][0]
     bank = bank.requires_grad_()
     objective = (k @ bank.T - v).square().sum() + ridge * bank.square().sum()
     (gradient,) = torch.autograd.grad(objective, bank)

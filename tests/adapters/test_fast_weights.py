@@ -18,7 +18,10 @@ from .conftest import tiny
 PAIRS = [[("What is my dog's name?", "Ines")], [("Where do I live?", "Port Almira")]]
 CHATS = [
     [{"role": "user", "content": "Where do I live?"}],
-    [{"role": "system", "content": "Memory:\n- (2026-03-02) user: I drink tea."}, {"role": "user", "content": "What?"}],
+    [
+        {"role": "system", "content": "Memory:\n- (2026-03-02) user: I drink tea."},
+        {"role": "user", "content": "What?"},
+    ],
 ]
 
 
@@ -61,7 +64,9 @@ def test_only_the_answer_is_written(weights: FastWeights) -> None:
     assert learned[-1] == weights.tokenizer.eos_token_id
 
 
-def test_a_tokenizer_without_chat_template_is_written_as_plain_lines(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_without_chat_template_is_written_as_plain_lines(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|end|>")
     weights = FastWeights(tiny("llama"), plain, rank=8, last=1)
     row = weights.encode_pair("Where?", "Here")
@@ -69,7 +74,10 @@ def test_a_tokenizer_without_chat_template_is_written_as_plain_lines(tokenizer: 
 
 
 def test_the_writers_pairs_are_read_and_junk_is_left_out() -> None:
-    assert parse_pairs("Q: Where do I live? A: Leeds\nQ: Who? A: Tom") == [("Where do I live?", "Leeds"), ("Who?", "Tom")]
+    assert parse_pairs("Q: Where do I live? A: Leeds\nQ: Who? A: Tom") == [
+        ("Where do I live?", "Leeds"),
+        ("Who?", "Tom"),
+    ]
     assert parse_pairs("none") == []
     assert parse_pairs("Q: Where? A: ") == []
 
@@ -113,7 +121,9 @@ def test_a_model_is_loaded_from_a_folder(weights: FastWeights, tmp_path: Path) -
 
 
 def test_a_missing_model_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"no causal language model could be loaded from.*Expected 'mini', a folder"):
+    with pytest.raises(
+        ModelNotFound, match=r"no causal language model could be loaded from.*Expected 'mini', a folder"
+    ):
         load_fast_weights(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
     with pytest.raises(ModelNotFound):

@@ -99,7 +99,9 @@ def test_additive_order_does_not_matter(make) -> None:
     updates = [("fast", payload) for payload in payloads]
     for seed in range(5):
         random.Random(seed).shuffle(updates)
-        assert weights.rule_object.digest(weights.rule_object.rebuild(updates)) == weights.rule_object.digest(state)
+        assert weights.rule_object.digest(weights.rule_object.rebuild(updates)) == weights.rule_object.digest(
+            state
+        )
 
 
 def test_additive_writes_add_up_over_sessions(make) -> None:
@@ -166,7 +168,9 @@ def test_tmem_is_sgd_on_the_b_of_a_lora(tokenizer: PreTrainedTokenizerFast) -> N
     weights = FastWeights(tiny("qwen3"), tokenizer, rule="tmem")
     state, _ = write(weights, TOLD[:1])
     names = [site.name for site in weights.banked.sites]
-    lora = get_peft_model(tiny("qwen3"), LoraConfig(r=6, lora_alpha=6, target_modules=names, lora_dropout=0.0))
+    lora = get_peft_model(
+        tiny("qwen3"), LoraConfig(r=6, lora_alpha=6, target_modules=names, lora_dropout=0.0)
+    )
     parameters = dict(lora.named_parameters())
     bs = []
     for site, basis in zip(weights.banked.sites, weights.banked.bases, strict=True):
