@@ -8,6 +8,7 @@ supersede, weight updates and the new weight version of a user in one transactio
 from __future__ import annotations
 
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -309,13 +310,13 @@ class Memory:
             items = self._written(found.items)
         except LLMError as error:
             lesson.errors[work.id] = str(error)
-            items = [item for item in found.items if item.question or item.ends]
+            items = [(item, "rules") for item in found.items if item.question or item.ends]
         else:
             lesson.done.append(work.id)
-        for item in items:
+        for item, by in items:
             if (item.key, item.answer) in stored:
                 continue
-            record = self._record(lesson.scope, event, item)
+            record = self._record(lesson.scope, event, item, by)
             lesson.waiting += item.question is None and not item.ends
             lesson.depends += [(record.id, held[key].id) for key in item.depends if key in held]
             lesson.records.append(record)
@@ -323,15 +324,20 @@ class Memory:
                 held.pop(record.key, None)
                 held[record.key] = record
 
-    def _written(self, items: Sequence[extract.Item]) -> list[extract.Item]:
-        """Open items turned into questions and answers by the writer, if there is one. Raises LLMError."""
-        result: list[extract.Item] = []
+    def _written(self, items: Sequence[extract.Item]) -> list[tuple[extract.Item, str]]:
+        """The items with who read them; open ones turned into questions and answers by the writer, if there is one.
+
+        Statements are given to the writer one at a time, so that what it writes of one never depends on another.
+        Raises LLMError.
+        """
+        result: list[tuple[extract.Item, str]] = []
         for item in items:
             if item.question or item.ends:
-                result.append(item)
+                result.append((item, "rules"))
                 continue
             pairs = prompts.grounded(self._pairs(item.text), item.text)
-            result += [_written_item(item, q, a) for q, a in pairs] or [item]
+            by = "llm" if self.llm is not None else "writer"
+            result += [(_written_item(item, q, a, by), by) for q, a in pairs] or [(item, "rules")]
         return result
 
     def _pairs(self, statement: str) -> list[tuple[str, str]]:
@@ -341,7 +347,7 @@ class Memory:
             return [p for p in self.learner.questions([statement])[0] if p[0].strip().endswith("?")]
         return []
 
-    def _record(self, scope: Scope, event: Event, item: extract.Item) -> MemoryRecord:
+    def _record(self, scope: Scope, event: Event, item: extract.Item, by: str) -> MemoryRecord:
         what = "ends" if item.ends else "open" if item.question is None else "fact"
         return MemoryRecord(
             id=self._new_id("mem"),
@@ -355,7 +361,7 @@ class Memory:
             span=item.span,
             valid_from=event.when,
             believed_from=event.recorded_at,
-            extractor=f"{extract.VERSION}/{what}",
+            extractor=f"{extract.VERSION if by == 'rules' else by}/{what}",
         )
 
     def _settle(self, lesson: _Lesson) -> None:
@@ -726,12 +732,26 @@ def _known(memories: Iterable[MemoryRecord]) -> list[extract.Known]:
     ]
 
 
-def _written_item(item: extract.Item, question: str, answer: str) -> extract.Item:
-    """An open item with a question that a model wrote for it."""
+_CHANGE = re.compile(
+    r"\b(?:now|nowadays|these days|no longer|any ?more|instead|actually|changed?|switch(?:ed)?|mov(?:ed|ing)|new|"
+    r"correction|rather than|used to|since then|turns out|not\b.+\bbut)\b",
+    re.IGNORECASE,
+)
+
+
+def _written_item(item: extract.Item, question: str, answer: str, by: str) -> extract.Item:
+    """An open item with a question that a model wrote for it.
+
+    A small writer may ask the wrong question, so what it writes replaces an older memory only where the statement
+    itself speaks of a change; otherwise both are kept.
+    """
     key = speech.key_of_question(question) or f"self/asked/{'_'.join(sorted(speech.content(question)))}"
+    replaces = by == "llm" or bool(_CHANGE.search(item.text))
+    if not replaces:
+        key = f"{key}/{'_'.join(sorted(speech.content(answer)))}"
     return extract.Item(
-        span=item.span, text=item.text, key=key, kind=item.kind, functional=True, question=question, answer=answer,
-        confidence=0.5, depends=item.depends,
+        span=item.span, text=item.text, key=key, kind=item.kind, functional=replaces, question=question,
+        answer=answer, confidence=0.5, depends=item.depends,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from nestmem.agent import speech
 from nestmem.agent.types import Chat
 from nestmem.errors import LLMError
 
@@ -80,9 +81,17 @@ def parse_llm_pairs(written: str) -> list[tuple[str, str]]:
 
 
 def grounded(pairs: Iterable[tuple[str, str]], statement: str) -> list[tuple[str, str]]:
-    """The pairs whose answer stands in the statement word for word (case and spacing aside)."""
+    """The pairs whose answer stands in the statement word for word (case and spacing aside), each answer once.
+
+    An answer of nothing but function words ("I", "it", "the") is no value.
+    """
     told = _flat(statement)
-    return [(q, a) for q, a in pairs if _flat(a).strip(" .!") and f" {_flat(a).strip(' .!')} " in f" {told} "]
+    found: dict[str, tuple[str, str]] = {}
+    for question, answer in pairs:
+        value = _flat(answer).strip(" .!")
+        if value and speech.content(value) and f" {value} " in f" {told} ":
+            found.setdefault(value, (question, answer))
+    return list(found.values())
 
 
 def _flat(text: str) -> str:

@@ -39,7 +39,7 @@ def test_what_writers_say_is_read_or_refused():
         with pytest.raises(LLMError):
             prompts.parse_llm_pairs(junk)
     pairs = [("Q?", "Biscuit"), ("Q?", "Paris"), ("Q?", "is called"), ("Q?", "bis")]
-    assert prompts.grounded(pairs, "My dog is called Biscuit!") == [pairs[0], pairs[2]]
+    assert prompts.grounded(pairs, "My dog is called Biscuit!") == [pairs[0]]
 
 
 @pytest.mark.parametrize(
