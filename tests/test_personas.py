@@ -139,7 +139,7 @@ def test_every_placeholder_is_filled_and_every_statement_holds_its_value(split):
         for text in (*topic.questions, topic.canonical, topic.topic, generator.forget(key, rng)):
             assert not re.search(r"[{}]", text), (key, text)
         for text in topic.questions:
-            assert text.endswith("?"), (key, text)
+            assert text.endswith(("?", ".")), (key, text)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -224,3 +224,18 @@ def test_wrong_arguments_are_named():
         PersonaGenerator("train").question("self/nothing", random.Random(0))
     with pytest.raises(ValueError, match="sessions is 0"):
         _life(sessions=0)
+
+
+def test_further_training_phrasings_are_not_close_to_a_test_phrasing() -> None:
+    """Less than 60 % of the words of a training paraphrase are those of a test phrasing of the same relation."""
+    more = module._bank("paraphrases")
+    banks = {"self": module._bank("self"), "related": module._bank("related")["attributes"]}
+    relations = {f"{kind}/{relation['id']}": relation for kind, bank in banks.items() for relation in bank}
+    assert set(more) == set(relations)
+    for name, fields in more.items():
+        for field, phrasings in fields.items():
+            for held_out in split_list(relations[name][field], "test"):
+                test_words = set(re.findall(r"\{\w\}|\w+", held_out.lower()))
+                for phrasing in phrasings:
+                    words = set(re.findall(r"\{\w\}|\w+", phrasing.lower()))
+                    assert len(words & test_words) < 0.6 * len(words | test_words), (phrasing, held_out)

@@ -8,6 +8,7 @@ Train and test never share wording or values:
 * every list of statements, updates, questions, frames and small talk is cut by
   index: the last quarter (at least 2 entries) belongs to "test", the rest to
   "train" (see `split_list`);
+* `bank/paraphrases.json` holds further phrasings for training alone; none of them is close to a test phrasing;
 * the values listed in a pool are cut in the same way;
 * an invented word, an invented value, and a value made by rule (dates, times,
   codes, ages ...) belongs to "test" exactly if the first byte of the SHA-256
@@ -226,6 +227,13 @@ def _pool_name(attribute: dict[str, Any], owner: dict[str, str]) -> str:
     return pool.get(owner["id"]) or pool[owner["type"]]
 
 
+def _more(kind: str, relation: dict[str, Any], field: str, split: Split) -> list[str]:
+    """Return the further phrasings of `bank/paraphrases.json`, which are for training only."""
+    if split == "test":
+        return []
+    return _bank("paraphrases").get(f"{kind}/{relation['id']}", {}).get(field, [])
+
+
 def _applies(attribute: dict[str, Any], owner: dict[str, str]) -> bool:
     """Tell whether the attribute makes sense for the owner."""
     if owner["type"] not in attribute["types"] or owner["id"] in attribute.get("except", ()):
@@ -245,9 +253,15 @@ def _self_topics(split: Split) -> Iterable[_Topic]:
             pool=relation["pool"],
             canonical=relation["canonical"],
             topic=relation["topic"],
-            statements=tuple(split_list(relation["statements"], split)),
+            statements=(
+                *split_list(relation["statements"], split),
+                *_more("self", relation, "statements", split),
+            ),
             updates=tuple(split_list(relation["updates"], split)),
-            questions=tuple(split_list(relation["questions"], split)),
+            questions=(
+                *split_list(relation["questions"], split),
+                *_more("self", relation, "questions", split),
+            ),
             group="self",
             overlaps=tuple(f"self/{other}" for other in relation.get("overlaps", ())),
         )
@@ -256,7 +270,7 @@ def _self_topics(split: Split) -> Iterable[_Topic]:
 def _phrasings(attribute: dict[str, Any], owner: dict[str, str], field: str, split: Split) -> tuple[str, ...]:
     """Return the phrasings of a field for one owner: the general ones and those for its type."""
     words = _owner_words(owner)
-    templates = split_list(attribute[field], split)
+    templates = [*split_list(attribute[field], split), *_more("related", attribute, field, split)]
     more = attribute.get("more", {}).get(owner["type"], {})
     if field in more:
         templates += split_list(more[field], split)

@@ -3,9 +3,9 @@
 An episode: U users each tell n facts. Inner step: the additive write of what was told, from the base, each fact as
 its question and as the statement itself, both followed by the value (`nestmem.adapters.banks`: keys and errors, one
 ridge solve). Outer loss: cross-entropy of the answers to differently phrased questions with the context gone and the
-banks on, of "I don't know." to questions never told, and the stage-one loss (reading and writing must survive, with
-banks on and off). The gradient goes through the write, second derivatives included, to every weight of the model and
-to the write's own settings:
+banks on, of "I don't know." to questions never told and to the bare model, and the stage-one loss (reading and writing
+must survive, with banks on and off). The gradient goes through the write, second derivatives included, to every weight
+of the model and to the write's own settings:
 log ridge, log rate and a token weight per site.
 """
 
@@ -46,6 +46,7 @@ class MetaConfig:
     matrix_rate: float = 0.005
     other_rate: float = 1e-3
     rehearsal: float = 0.5
+    bare: float = 0.2
     rehearsal_tokens: int = 1536
     warm_up: int = 30
     minutes: float = 0.0
@@ -85,11 +86,12 @@ def pair(asked: str, answer: str) -> Dialogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """Token rows of U users side by side: what is written (as questions, and as statements), what is asked, and which
-    of the asked rows were told."""
+    """Token rows of U users side by side: what is written (as questions, and as statements), what is asked, which of
+    the asked rows were told, and what is asked of the bare model, which knows nothing."""
 
     write: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
     ask: tuple[Tensor, Tensor]
+    bare: tuple[Tensor, Tensor]
     told: Tensor
 
 
@@ -102,7 +104,7 @@ def episode(
     facts: int,
 ) -> Episode:
     """Each user tells `facts` facts and is asked about all of them and `facts` // 4 others never told."""
-    questions, statements, ask, told = [], [], [], []
+    questions, statements, ask, told, bare = [], [], [], [], []
     others = max(1, facts // 4)
     for _ in range(users):
         persona = generator.facts(facts + others, rng)
@@ -113,9 +115,12 @@ def episode(
             ask.append(encode(pair(question(generator, fact, rng), fact.value), tokenizer))
         ask += [encode(pair(question(generator, fact, rng), UNKNOWN), tokenizer) for fact in persona[facts:]]
         told += [True] * facts + [False] * others
+        bare += [
+            encode(pair(question(generator, fact, rng), UNKNOWN), tokenizer) for fact in persona[:others]
+        ]
     pad = tokenizer.pad_token_id
     write = (collate(questions, pad), collate(statements, pad))
-    return Episode(write=write, ask=collate(ask, pad), told=torch.tensor(told))
+    return Episode(write=write, ask=collate(ask, pad), bare=collate(bare, pad), told=torch.tensor(told))
 
 
 def written(
@@ -288,7 +293,8 @@ def train_meta(config: MetaConfig) -> Path:
         rows = next(rehearse)
         with banked.using([bank[:1] for bank in banks] if rng.random() < 0.5 else None):
             kept = language_loss(model, *rows)
-        loss = outer + config.rehearsal * kept
+        bare, _ = answer_loss(banked, None, made.bare)
+        loss = outer + config.rehearsal * kept + config.bare * bare
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([*model.parameters(), *own], 1.0)
         if math.isfinite(float(norm)):
