@@ -40,6 +40,10 @@ class LocalLearner:
         return self.weights.additive
 
     @property
+    def extractive(self) -> bool:
+        return self.weights.extractive
+
+    @property
     def reading_tokens(self) -> int:
         return self.weights.reading_tokens
 

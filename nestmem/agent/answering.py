@@ -18,6 +18,8 @@ from nestmem.store.records import MemoryRecord
 
 By = Literal["model", "llm", "extract"]
 CHARS_PER_TOKEN = 4
+SURE = 0.6
+"""From which probability (0..1) the span that a small reader found is its answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,8 @@ class Reader:
         if self.llm is not None:
             chat = prompts.llm_answer_chat(question, lines)
             text, by = self.llm.chat(chat, max_tokens=max(64, self.max_new_tokens)), "llm"
+        elif self.learner is not None and self.learner.extractive:
+            return self._from_quotes(question, lines, memories)
         elif self.learner is not None:
             chat = prompts.question_chat(question, lines)
             [text] = self.learner.generate([chat], [None], max_new_tokens=self.max_new_tokens)
@@ -126,6 +130,22 @@ class Reader:
         text = text.strip()
         spoke: Spoke = "none" if speech.is_unknown(text) else "text"
         return Spoken(text=text, spoke=spoke, by=by, tokens=self._count(chat), halves={"text": text})
+
+    def _from_quotes(self, question: str, lines: list[str], memories: Sequence[MemoryRecord]) -> Spoken:
+        """What a small reader makes of the lines: the answer of a stored memory whose question this is, else the
+        span of the lines the reader is sure of, else the line that speaks of what is asked."""
+        assert self.learner is not None
+        stored = _stored(question, lines, memories)
+        if stored is not None:
+            return stored
+        chat = prompts.question_chat(question, lines)
+        [text] = self.learner.generate([chat], [None], max_new_tokens=self.max_new_tokens)
+        text = text.strip()
+        if not speech.is_unknown(text) and self.learner.confidence([chat], [None])[0] >= SURE:
+            return Spoken(
+                text=text, spoke="text", by="model", tokens=self._count(chat), halves={"text": text}
+            )
+        return _line(question, lines)
 
     def _from_weights(self, question: str, state: State) -> Spoken:
         assert self.learner is not None
@@ -140,7 +160,7 @@ class Reader:
     ) -> Spoken:
         assert self.learner is not None
         bare, full = prompts.question_chat(question), prompts.question_chat(question, lines)
-        if self.llm is not None:
+        if self.llm is not None or self.learner.extractive:
             read = self._from_text(question, lines, memories)
             [weighed] = self.learner.generate([bare], [state], max_new_tokens=self.max_new_tokens)
             halves, by, tokens = {"text": read.text, "weights": weighed.strip()}, read.by, read.tokens
@@ -183,6 +203,10 @@ class Reader:
             return "text" if backed["text"] else "weights"
         if self.llm is not None:
             return "text"
+        if self.learner.extractive:
+            known = [m.answer for m in memories if m.answer]
+            value, other = (any(speech.same(half, a) for a in known) for half in (text, weights))
+            return "text" if value or not other else "weights"
         agreed = [half for half in ("text", "weights") if speech.same(halves[half], halves["both"])]
         if agreed:
             return "text" if agreed[0] == "text" else "weights"
@@ -195,16 +219,31 @@ class Reader:
 
 
 def _read_out(question: str, lines: list[str], memories: Sequence[MemoryRecord]) -> Spoken:
-    """Without a model: the stored answer whose question is like this one, else the first recalled line."""
-    tokens = -(-len("\n".join([*lines, question])) // CHARS_PER_TOKEN)
+    """Without a model: the stored answer whose question is like this one, else the line that speaks of it."""
+    return _stored(question, lines, memories) or _line(question, lines)
+
+
+def _tokens(question: str, lines: list[str]) -> int:
+    return -(-len("\n".join([*lines, question])) // CHARS_PER_TOKEN)
+
+
+def _stored(question: str, lines: list[str], memories: Sequence[MemoryRecord]) -> Spoken | None:
+    """The answer of the stored memory whose question is like this one."""
     memory, likeness = speech.best_match(question, memories)
-    if memory is not None and memory.answer and likeness >= speech.ENOUGH:
-        return Spoken(
-            text=memory.answer, spoke="text", by="extract", tokens=tokens, halves={"text": memory.answer}
-        )
+    if memory is None or not memory.answer or likeness < speech.ENOUGH:
+        return None
+    text = memory.answer
+    return Spoken(
+        text=text, spoke="text", by="extract", tokens=_tokens(question, lines), halves={"text": text}
+    )
+
+
+def _line(question: str, lines: list[str]) -> Spoken:
+    """The statement among the recalled lines that shares most telling words with the question, if any does."""
     asked = speech.content(question)
-    ranked = sorted(lines, key=lambda line: -len(asked & speech.content(line)))
+    told = [line.removeprefix("- ") for line in lines if not line.rstrip().endswith("?")]
+    ranked = sorted(told, key=lambda line: -len(asked & speech.content(line)))
+    tokens = _tokens(question, lines)
     if ranked and asked & speech.content(ranked[0]):
-        line = ranked[0].removeprefix("- ")
-        return Spoken(text=line, spoke="text", by="extract", tokens=tokens, halves={"text": line})
+        return Spoken(text=ranked[0], spoke="text", by="extract", tokens=tokens, halves={"text": ranked[0]})
     return Spoken(text=prompts.UNKNOWN, spoke="none", by="extract", tokens=tokens)

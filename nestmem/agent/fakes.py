@@ -29,6 +29,7 @@ class EchoLearner:
 
     rule = "additive"
     additive = True
+    extractive = False
     reading_tokens = 500
 
     def __init__(self, name: str = "echo", *, writer: Callable[[str], list[Pair]] | None = None) -> None:

@@ -71,6 +71,11 @@ class Learner(Protocol):
         ...
 
     @property
+    def extractive(self) -> bool:
+        """True for a small model, which answers from text only by quoting it."""
+        ...
+
+    @property
     def reading_tokens(self) -> int:
         """How many tokens of recalled text the model reads well (see `recall.count_tokens`)."""
         ...
