@@ -220,7 +220,7 @@ _SAID = re.compile(
     r"\b(?:said|says|saying|told me|tells me|asked|asks|wrote|writes|claims|claimed|heard|rumou?r|according to|"
     r"the (?:book|song|article|story|movie|film|character|poem|quote|lyrics?)\b.*\b(?:is|was|goes|reads))\b", re.IGNORECASE
 )  # fmt: skip
-_NOT_SAID = re.compile(r"\b(?:I|we) (?:said|wrote|claimed|told you|asked)\b", re.IGNORECASE)
+_NOT_SAID = re.compile(r"^(?:the|a) \w+ (?:that |which )?(?:I|we|my|our)\b|\b(?:I|we) (?:said|wrote|claimed|told you|asked)\b", re.IGNORECASE)
 
 
 def _talk(text: str, asks: bool, opener: str) -> Talk:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from nestmem.agent import clauses as talk
-from nestmem.agent import predicates, relations, turned
+from nestmem.agent import predicates, relations, turned, unread
 from nestmem.agent.lexicon import CODE_NOUNS, HE, SHE, STATES, words
 from nestmem.agent.relations import Entity, Kind
 from nestmem.agent.values import LOOSE, clean, fits, is_occupation, looks_like_name, one_name
@@ -159,10 +159,12 @@ class _Reader:
         if forget:
             self.forgets.append(forget)
             return
+        before = len(self.items)
         if sentence.talk != "statement" or self._style(sentence.text):
             self._notice(sentence.text)
+            if len(self.items) == before:
+                self._open(sentence)
             return
-        before = len(self.items)
         if self._correction(sentence.text):
             return
         whole = self._whole(sentence.text) or ("," in sentence.text and self._rewritten(sentence.text))
@@ -173,7 +175,7 @@ class _Reader:
         self._replacing(sentence.text, before)
         self._mentions(sentence.text)
         if len(self.items) == before:
-            self._open(sentence.text)
+            self._open(sentence)
 
     def _clause(self, clause: talk.Clause) -> bool:
         text = talk.strip_openers(clause.text)[0]
@@ -897,17 +899,13 @@ class _Reader:
                 if not any(i.key == f"{entity.key}/name" for i in self.items):
                     self._add(entity, "name", found.group(2), "name", confidence=0.8)
 
-    def _open(self, text: str) -> None:
-        if (
-            not re.search(r"\b(?:I|my|our|we|mine|ours|me)\b", text, re.I)
-            or _SMALL_TALK.search(text)
-            or " not " in f" {text} "
-        ):
+    def _open(self, sentence: talk.Sentence) -> None:
+        """Keeps what no rule reads, for a model."""
+        if not unread.tells(sentence):
             return
-        if not re.match(r"(?:(?:\w+,? ){0,6})(?:I|we|my|our|me)\b", text, re.I) or len(text.split()) < 4:
-            return
+        text = sentence.text
         words = [w for w in re.findall(r"[\w'-]+", text.casefold()) if w not in _STOP][:8]
-        if len(words) < 2:
+        if not words:
             return
         kind: Kind = (
             "habit"
@@ -1239,14 +1237,6 @@ _STYLES = [re.compile(p, re.IGNORECASE) for p in (
     rf"for (?:your )?{_ANS},? I (?:like|prefer|want) (?P<v>.+)$",
 )]  # fmt: skip
 
-_SMALL_TALK = re.compile(
-    r"^(?:I|we) (?:am|are) (?:(?:so|very|really|a bit|just|feeling|doing|quite|all|pretty|not|here|back|still|too|only|also) )*(?:fine|good|great|well|tired|ok|okay|back|sorry|bored|here|happy|glad|sure|ready|done|curious|confused|lost|stuck|"
-    r"excited|hungry|busy|looking|wondering|thinking|trying|asking|going|planning|not sure|afraid (?:that|not|so)|interested|kidding|joking|serious|grateful|thankful|impressed|listening|right|late|off)\b|"
-    r"^I (?:do not know|do not think|do not understand|see|agree|understand|hope|think so|guess|wonder|mean|need (?:you|to|help|a|an|some)|have (?:a|another|one|some|two|to) (?:question|request|problem|idea|favou?r|go|write|make|think|do|run)\w*|want (?:you|to|a|some|an)|"
-    r"will|would|love (?:it|that|this)|like (?:it|that|this)|appreciate|forgot|just wanted|was (?:just|wondering|thinking)|can (?:not|see|try)|could|should|might|must|thank|feel|believe|trust|know|can not (?:wait|believe|decide|find|remember))\b|"
-    r"^(?:let me|let us|help me|tell me|give me|show me|remind me|thank|please|never mind|my (?:bad|pleasure|question|point|last|next message|mistake|head hurts|goodness|god|apologies)|"
-    r"can|could|write|explain|describe|make|translate|draft|suggest|recommend|list|find|check|fix|summari[sz]e|create|compose)\b", re.IGNORECASE
-)  # fmt: skip
 _STOP = words(
     "i my me we our a an the is are was were am be been to of in on at for with and or but that this it "
     "so very really just have has had do does did not as from by there too also"
