@@ -16,7 +16,7 @@ from torch import Tensor
 from nestmem.errors import InputError
 
 ROWS = 8
-LENGTHS = (32, 64, 128, 256, 512, 1024)
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from nestmem.adapters.fast_weights import RULES, FastWeights
-from nestmem.adapters.rows import ROWS, Row, fixed_batches
+from nestmem.adapters.rows import LENGTHS, ROWS, Row, fixed_batches
 from nestmem.errors import InputError, ModelError
 
 from .conftest import CONFIGS, tiny
@@ -149,6 +149,22 @@ def test_statistics_of_an_example_do_not_depend_on_its_batch(make, kind: str) ->
     for place in range(ROWS):
         others = (rows[1:] * 3)[: ROWS - 1]
         found = weights.rule_object._factors([*others[:place], rows[0], *others[place:]])[place]
+        assert all(torch.equal(found[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("length", LENGTHS[:7])
+def test_the_same_holds_at_every_length(make, length: int) -> None:
+    weights = make("qwen3", "additive")
+    generator = random.Random(length)
+    rows = [
+        Row(
+            ids=[generator.randrange(2, 400) for _ in range(length)], weights=[0.0] * (length - 4) + [1.0] * 4
+        )
+        for _ in range(ROWS)
+    ]
+    together = weights.rule_object._factors(rows)
+    for row, found in zip(rows, together, strict=True):
+        alone = weights.rule_object._factors([row])[0]
         assert all(torch.equal(found[name], alone[name]) for name in alone)
 
 
