@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from nestmem.adapters.banks import BankedModel
 from nestmem.adapters.copying import Spans, reading_constraint, spans_of, writing_constraint
-from nestmem.adapters.rows import Row
+from nestmem.adapters.rows import ROWS, Row, fixed_groups
 from nestmem.adapters.rules import TMEM, AdditiveRule, BankSettings, RecursiveLeastSquares, Rule, hash_tensors
 from nestmem.adapters.sites import find_sites, scaled_singular_basis
 from nestmem.errors import InputError, ModelError, ModelNotFound
@@ -157,12 +157,15 @@ class FastWeights:
         states: list[Any],
         max_new_tokens: int,
         limit: Callable[[int], Allowed] | None,
+        *,
+        width: int | None = None,
     ) -> list[tuple[str, float]]:
-        """`limit` makes, from the width of the padded prompts, the function that says which tokens may follow."""
+        """Prompts are padded to the left, to `width` tokens or to the longest of them; `limit` makes of that width
+        the function that says which tokens may follow."""
         if not chats:
             return []
-        prompts = [self._prompt_ids(chat)[-self.context_tokens :] for chat in chats]
-        longest = max(map(len, prompts))
+        prompts = [self._clipped(chat) for chat in chats]
+        longest = width or max(map(len, prompts))
         pad = self._pad_id()
         ids_BT = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self._device)
         mask_BT = torch.tensor(
@@ -196,7 +199,7 @@ class FastWeights:
         if self.extractive and chat[0]["role"] == "system":
             yield self.generate([chat], [state], max_new_tokens=max_new_tokens)[0]
             return
-        ids = torch.tensor([self._prompt_ids(chat)[-self.context_tokens :]], device=self._device)
+        ids = torch.tensor([self._clipped(chat)], device=self._device)
         made: list[int] = []
         cache, shown = None, ""
         for _ in range(max_new_tokens):
@@ -216,23 +219,32 @@ class FastWeights:
     def questions(self, statements: list[str]) -> list[list[tuple[str, str]]]:
         """The model as its own writer: question-answer pairs it makes of each statement; an empty list for none.
 
-        What an extractive model writes as an answer is a span of the statement.
+        What an extractive model writes as an answer is a span of the statement. What it writes of a statement does
+        not depend on the others: all are computed in batches of fixed shape (see `rows`).
         """
         chats = [
             [{"role": "system", "content": WRITER_PROMPT}, {"role": "user", "content": text}]
             for text in statements
         ]
+        written: list[list[tuple[str, str]]] = [[] for _ in statements]
+        for length, chosen in fixed_groups([len(self._clipped(chat)) for chat in chats]):
+            rows = [*chosen, *[chosen[0]] * (ROWS - len(chosen))]
+            limit = self._writing([statements[row] for row in rows]) if self.extractive else None
+            texts = self._decode([chats[row] for row in rows], [None] * ROWS, 64, limit, width=length)
+            for row, (text, _) in zip(chosen, texts, strict=False):
+                written[row] = parse_pairs(text)
+        return written
+
+    def _writing(self, statements: list[str]) -> Callable[[int], Allowed]:
+        """The constraint under which answers are spans of the statements."""
+        marker, newline = (self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (" A:", "\n"))
+        stop = (self.tokenizer.eos_token_id, *newline)
+        sources = [spans_of(self.tokenizer, text, stop=stop) for text in statements]
 
         def limit(width: int) -> Allowed:
-            marker, newline = (
-                self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (" A:", "\n")
-            )
-            stop = (self.tokenizer.eos_token_id, *newline)
-            sources = [spans_of(self.tokenizer, text, stop=stop) for text in statements]
             return writing_constraint(sources, width, marker, newline[0], self._vocabulary)
 
-        written = self._decode(chats, [None] * len(chats), 64, limit if self.extractive else None)
-        return [parse_pairs(text) for text, _ in written]
+        return limit
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -250,6 +262,10 @@ class FastWeights:
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else (self.tokenizer.eos_token_id or 0)
+
+    def _clipped(self, chat: Chat) -> list[int]:
+        """The prompt's last `context_tokens` tokens."""
+        return self._prompt_ids(chat)[-self.context_tokens :]
 
     def _prompt_ids(self, chat: Chat) -> list[int]:
         if self.tokenizer.chat_template:

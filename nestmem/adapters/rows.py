@@ -27,14 +27,24 @@ class Row:
     weights: list[float]
 
 
-def fixed_length(row: Row) -> int:
-    """The smallest allowed length that holds the row. Raises `InputError` above the largest."""
+def fixed_length(tokens: int) -> int:
+    """The smallest allowed length that holds a row of `tokens` tokens. Raises `InputError` above the largest."""
     for length in LENGTHS:
-        if len(row.ids) <= length:
+        if tokens <= length:
             return length
     raise InputError(
-        f"an example of {len(row.ids)} tokens cannot be learned at once; at most {LENGTHS[-1]} fit. Split the statement."
+        f"an example of {tokens} tokens cannot be learned at once; at most {LENGTHS[-1]} fit. Split the statement."
     )
+
+
+def fixed_groups(tokens: list[int]) -> Iterator[tuple[int, list[int]]]:
+    """Which rows, by their number of tokens, are computed together: (length, at most 8 indices)."""
+    by_length: dict[int, list[int]] = {}
+    for index, count in enumerate(tokens):
+        by_length.setdefault(fixed_length(count), []).append(index)
+    for length, indices in sorted(by_length.items()):
+        for start in range(0, len(indices), ROWS):
+            yield length, indices[start : start + ROWS]
 
 
 def fixed_batches(rows: list[Row], *, device: torch.device) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -42,15 +52,10 @@ def fixed_batches(rows: list[Row], *, device: torch.device) -> Iterator[tuple[li
 
     Filling has token 0 and weight 0 and stands to the right, where a causal model never looks back from.
     """
-    by_length: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        by_length.setdefault(fixed_length(row), []).append(index)
-    for length, indices in sorted(by_length.items()):
-        for start in range(0, len(indices), ROWS):
-            chosen = indices[start : start + ROWS]
-            ids_BT = torch.zeros(ROWS, length, dtype=torch.long)
-            weights_BT = torch.zeros(ROWS, length)
-            for b, index in enumerate(chosen):
-                ids_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].ids)
-                weights_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].weights)
-            yield chosen, ids_BT.to(device), weights_BT.to(device)
+    for length, chosen in fixed_groups([len(row.ids) for row in rows]):
+        ids_BT = torch.zeros(ROWS, length, dtype=torch.long)
+        weights_BT = torch.zeros(ROWS, length)
+        for b, index in enumerate(chosen):
+            ids_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].ids)
+            weights_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].weights)
+        yield chosen, ids_BT.to(device), weights_BT.to(device)

@@ -99,6 +99,7 @@ class Memory:
         self.llm = llm
         self._clock = clock
         self._new_id = new_id
+        self._drafts: dict[str, list[tuple[str, str]]] = {}
         self._book = WeightBook(ledger, learner, clock=clock, new_id=new_id) if learner else None
 
     def __enter__(self) -> Memory:
@@ -259,6 +260,7 @@ class Memory:
         started = time.perf_counter()
         reports: dict[Scope, LearnReport] = {}
         waiting = owners
+        self._draft(owners)
         for _ in range(ATTEMPTS):
             lessons = [self._read_pending(owner) for owner in waiting]
             waiting = []
@@ -327,7 +329,6 @@ class Memory:
     def _written(self, items: Sequence[extract.Item]) -> list[tuple[extract.Item, str]]:
         """The items with who read them; open ones turned into questions and answers by the writer, if there is one.
 
-        Statements are given to the writer one at a time, so that what it writes of one never depends on another.
         Raises LLMError.
         """
         result: list[tuple[extract.Item, str]] = []
@@ -344,8 +345,24 @@ class Memory:
         if self.llm is not None:
             return prompts.parse_llm_pairs(self.llm.chat(prompts.llm_writer_chat(statement)))
         if self.learner is not None:
-            return [p for p in self.learner.questions([statement])[0] if p[0].strip().endswith("?")]
+            if statement not in self._drafts:
+                self._drafts[statement] = self.learner.questions([statement])[0]
+            return [p for p in self._drafts[statement] if p[0].strip().endswith("?")]
         return []
+
+    def _draft(self, owners: Sequence[Scope]) -> None:
+        """Lets the learner write about everybody's open statements in one batch. What it writes of one statement
+        depends on that statement alone, so this saves time and changes nothing."""
+        self._drafts = {}
+        if self.learner is None or self.llm is not None:
+            return
+        waiting: dict[str, None] = {}
+        for owner in owners:
+            for event in self.ledger.events(owner, ids=[w.event_id for w in self.ledger.pending(owner)]):
+                if event.role == "user" and event.source in TRUSTED:
+                    items = extract.extract(event.content).items
+                    waiting |= {item.text: None for item in items if not item.question and not item.ends}
+        self._drafts = dict(zip(waiting, self.learner.questions(list(waiting)), strict=True))
 
     def _record(self, scope: Scope, event: Event, item: extract.Item, by: str) -> MemoryRecord:
         what = "ends" if item.ends else "open" if item.question is None else "fact"

@@ -122,7 +122,8 @@ class Learner(Protocol):
         ...
 
     def questions(self, statements: list[str]) -> list[list[tuple[str, str]]]:
-        """The model as its own writer: question and answer pairs about each statement."""
+        """The model as its own writer: question and answer pairs about each statement. What it writes of one does
+        not depend on the others."""
         ...
 
     def count_tokens(self, text: str) -> int:

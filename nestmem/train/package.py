@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import torch
@@ -50,8 +49,11 @@ def package(run: Path, out: Path) -> Path:
     tensors["key_limit"] = torch.tensor(settings.key_limit)
     tensors["error_limit"] = torch.tensor(settings.error_limit)
     save_file(tensors, out / "banks.safetensors")
-    headers = {stage.name: json.loads((stage / "config.json").read_text()) for stage in (run,)}
-    (out / "training.json").write_text(json.dumps(headers, indent=1) + "\n")
+    header = json.loads((run / "config.json").read_text())
+    config = header["config"]
+    for name in ("start", "out"):
+        config[name] = Path(config[name]).name
+    config["text"] = [Path(path).name for path in config["text"]]
+    (out / "training.json").write_text(json.dumps(header, indent=1) + "\n")
     (out / "generation_config.json").unlink(missing_ok=True)
-    shutil.rmtree(out / "__pycache__", ignore_errors=True)
     return out

@@ -82,6 +82,25 @@ def test_the_writers_pairs_are_read_and_junk_is_left_out() -> None:
     assert parse_pairs("Q: Where? A: ") == []
 
 
+def test_what_is_written_of_a_statement_does_not_depend_on_the_others(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = tiny("qwen3")
+    model.config.extractive = True
+    writer = FastWeights(model, tokenizer, rank=8, last=1)
+    statements = [
+        f"My {thing} is called {name}." for thing in ("dog", "cat", "boat", "car") for name in "ABC"
+    ]
+    chats = [
+        [{"role": "system", "content": "Memory:\nx y"}, {"role": "user", "content": text}]
+        for text in statements
+    ]
+    together = writer._decode(chats[:8], [None] * 8, 12, None, width=64)
+    alone = [writer._decode([chat] * 8, [None] * 8, 12, None, width=64)[0] for chat in chats[:8]]
+    assert together == alone
+    assert writer.questions(statements) == [writer.questions([text])[0] for text in statements]
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2", "gpt_neox"])
 def test_peft_loads_what_is_exported(kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
