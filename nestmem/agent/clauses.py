@@ -106,6 +106,7 @@ _CONTRACTIONS = [
     (r"\b(he|she|it|that|there|here|who|what|where)'s\s+(?=(?:been|got|just|moved|started|recently|become)\b)", r"\1 has "),
     (r"\b(he|she|it|that|there|here|who|what|where|name|password|codename|birthday|code|pin|job|colour|color|food|passcode)'s\b", r"\1 is"),
     (r"\b([Mm]y|[Oo]ur|[Hh]is|[Hh]er|[Tt]heir)\s+([\w-]+(?:\s[\w-]+)?)'s" + _IS, r"\1 \2 is"),
+    (r"\b([Mm]y favou?rite \w+)'s (?=[\w' -]{2,30}[.!]?$)", r"\1 is "),
     (r"\bcan't\b", "can not"), (r"\bcannot\b", "can not"), (r"\bwon't\b", "will not"), (r"\bain't\b", "is not"),
     (r"\b(is|are|was|were|do|does|did|have|has|had|would|could|should|must)n't\b", r"\1 not"),
     (r"\bdont\b", "do not"), (r"\bgonna\b", "going to"), (r"\bwanna\b", "want to"),
@@ -207,7 +208,7 @@ def _without_tag(text: str) -> tuple[str, bool]:
 
 
 _IF = re.compile(
-    r"\b(?:doubt|not think|not believe|not true|not mean|deny|pretend)\b|^(?:if|unless|suppose|supposing|imagine|assuming|let us say|say|pretend|what if|were i|had i|in my dream|in a dream|"
+    r"\b(?:doubt|(?<!can )not (?:think|believe)|not true|not mean|deny|pretend)\b|^(?:if|unless|suppose|supposing|imagine|assuming|let us say|say|pretend|what if|were i|had i|in my dream|in a dream|"
     r"in (?:the|this|my|a|that) (?:novel|story|game|film|movie|play|series)|once upon)\b|\b(?:if (?:I|we|my|our|you|only|it)\b|I wish\b|wish(?:ed)? (?:I|we|my)|would|might|maybe|perhaps|could (?:be|have)|"
     r"hypothetically|hopefully|pretend|imagine|dreamed|dreamt|in (?:my|a) dream|as if|let us say|considering (?:moving|getting|buying)|thinking (?:of|about))\b",
     re.IGNORECASE,
@@ -220,7 +221,10 @@ _SAID = re.compile(
     r"\b(?:said|says|saying|told me|tells me|asked|asks|wrote|writes|claims|claimed|heard|rumou?r|according to|"
     r"the (?:book|song|article|story|movie|film|character|poem|quote|lyrics?)\b.*\b(?:is|was|goes|reads))\b", re.IGNORECASE
 )  # fmt: skip
-_NOT_SAID = re.compile(r"^(?:the|a) \w+ (?:that |which )?(?:I|we|my|our)\b|\b(?:I|we) (?:said|wrote|claimed|told you|asked)\b", re.IGNORECASE)
+_NOT_SAID = re.compile(
+    r"^(?:the|a) \w+ (?:that |which )?(?:I|we|my|our)\b|\b(?:I|we) (?:said|wrote|claimed|told you|asked)\b",
+    re.IGNORECASE,
+)
 
 
 def _talk(text: str, asks: bool, opener: str) -> Talk:

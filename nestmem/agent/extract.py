@@ -15,13 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from nestmem.agent import clauses as talk
-from nestmem.agent import predicates, relations, turned, unread
-from nestmem.agent.lexicon import CODE_NOUNS, HE, SHE, STATES, words
+from nestmem.agent import evoke, predicates, relations, turned, unread
+from nestmem.agent.lexicon import CODE_NOUNS, HE, SAME_NOUN, SHE, STATES, words
 from nestmem.agent.relations import Entity, Kind
-from nestmem.agent.values import LOOSE, clean, fits, is_occupation, looks_like_name, one_name
+from nestmem.agent.values import LOOSE, clean, fits, is_occupation, looks_like_name, one_name, typed
+from nestmem.agent.vocabulary import CAR_MAKES, STREETS
 
 VERSION = "rules-1"
 MAX_MESSAGE_CHARS = 20_000
+WEAK = 0.7
+"""Items up to this confidence give way to what `evoke` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ class _Reader:
     span: tuple[int, int] = (0, 0)
     source: str = ""
     pronoun: bool = False
+    last: str = ""
 
     def __post_init__(self) -> None:
         self.me = Entity((), self.speaker)
@@ -163,7 +167,10 @@ class _Reader:
         if sentence.talk != "statement" or self._style(sentence.text):
             self._notice(sentence.text)
             if len(self.items) == before:
+                self._evoked(sentence, before)
+            if len(self.items) == before:
                 self._open(sentence)
+            self.last = sentence.text
             return
         if self._correction(sentence.text):
             return
@@ -174,8 +181,11 @@ class _Reader:
                     self._notice(clause.text)
         self._replacing(sentence.text, before)
         self._mentions(sentence.text)
+        if not any(i.ends or (i.answer and i.confidence > WEAK) for i in self.items[before:]):
+            self._evoked(sentence, before)
         if len(self.items) == before:
             self._open(sentence)
+        self.last = "" if any(i.answer for i in self.items[before:]) else sentence.text
 
     def _clause(self, clause: talk.Clause) -> bool:
         text = talk.strip_openers(clause.text)[0]
@@ -223,7 +233,7 @@ class _Reader:
             re.I,
         )
         meet = meet or re.match(rf"(?P<v>.+?),? that is {_OWN} {_NP}$", text)
-        if meet and not (value := one_name(meet["v"])):
+        if meet and (not (value := one_name(meet["v"])) or not looks_like_name(value) or value[0].isdigit()):
             return False
         if meet:
             entity, attribute = self._noun_phrase(meet["np"], named=True)
@@ -249,7 +259,7 @@ class _Reader:
             text,
             re.I,
         )
-        if me:
+        if me and not re.search(r"\b(?:org chart|business card|title|at work)\b", text, re.I):
             return self._add(self.me, "nickname", me["v"], "name")
         found = re.match(
             rf"(?:I|we|{_OWN} [\w-]+) (?:and (?:I|we) )?(?:have |had )?(?:also |just |finally |then |recently |decided to |decided on |ended up |chose to |want to |like to |jokingly |all )*"
@@ -264,8 +274,14 @@ class _Reader:
                 re.I,
             ):
                 return False
-            np = found["np"]
+            np, name = found["np"], found["v"]
             parts = np.split() if np else []
+            if (
+                np
+                and (more := re.match(r"([a-z]+) (?=[A-Z])", name))
+                and relations.noun(f"{np} {more[1]}") in SAME_NOUN.values()
+            ):
+                return self._named(self._entity(f"{np} {more[1]}"), name[more.end() :])
             if (
                 np
                 and not found["old"]
@@ -355,7 +371,10 @@ class _Reader:
         if found:
             if re.match(rf"{_OWN} ", text) and not text.startswith(("I ", "We ")) and _somebody(found["np"]):
                 return False
-            entity, attribute = self._noun_phrase(found["np"], named=not _is_attribute(found["np"]))
+            named = not _is_attribute(found["np"])
+            if named and not relations.takes_name(relations.noun(found["np"])):
+                return False
+            entity, attribute = self._noun_phrase(found["np"], named=named)
             return self._add(entity, attribute, found["v"], "name")
         swap = re.match(
             r"(?:I|we) (?:have )?(?:just |recently |finally |now )*(?:switched|changed|went|moved|swapped|swap|traded|converted|transferred) (?:over )?(?:my [\w ]+ )?(?:from )?(?P<old>.+?) (?:to|for|with) (?P<v>.+)$",
@@ -667,7 +686,9 @@ class _Reader:
     def _labelled(self, text: str) -> bool:
         """ "My sister: Anna", "favourite colour: teal", "Place of birth: Graz"."""
         found = re.match(
-            r"(?:(?P<own>my|our) )?(?:new )?(?P<np>[\w' -]{2,40}?)\s*(?::| - | = )\s*(?P<v>.+)$", text, re.I
+            r"(?:(?P<own>my|our) )?(?:new )?(?P<np>[\w' -]{2,40}?)\s*(?:(?<!\d):|:(?!\d)| - | = )\s*(?P<v>.+)$",
+            text,
+            re.I,
         )
         if not found or len(found["np"].split()) > 5:
             return False
@@ -710,6 +731,7 @@ class _Reader:
             return False
         if "/" in hit.attribute:
             noun, attribute = hit.attribute.split("/")
+            noun = "dentist" if noun == "doctor" and _TEETH.search(self.source) else noun
             return self._add(entity.of(noun), attribute, value, hit.shape)
         if hit.attribute == "job" and re.search(r" (?:at|for|with) (?=[A-Z])", hit.value):
             company = clean(re.split(r" (?:at|for|with) (?=[A-Z])", hit.value, maxsplit=1)[1], "company")
@@ -916,6 +938,22 @@ class _Reader:
         )
         self.items.append(self._item(f"{self.me.key}/open/{'_'.join(words)}", kind, None, None, 0.4))
 
+    def _evoked(self, sentence: talk.Sentence, before: int) -> None:
+        """Reads by association what no rule reads, or what only a general one does."""
+        if not unread.tells(sentence):
+            return
+        told = evoke.evoked(sentence.text, self.me)
+        if told is None and self.last and _BACK.search(sentence.text):
+            told = evoke.evoked(f"{self.last}. {sentence.text}", self.me)
+        if told is None:
+            return
+        weak = self.items[before:]
+        if any(i.key.startswith(relations.key(told.entity, told.attribute, None)) for i in weak):
+            return
+        del self.items[before:]
+        if not self._add(told.entity, told.attribute, told.value, "thing", confidence=0.75, entity_key=True):
+            self.items.extend(weak)
+
     # Entities.
 
     def _who(self, subject: str) -> Entity | None:
@@ -961,7 +999,7 @@ class _Reader:
         last = pieces[-1]
         owner = self._entity("'s ".join(pieces[:-1])) if len(pieces) > 1 else self.me
         noun = relations.noun(self._strip_name(last))
-        if last.lower() in ("name", "first name"):
+        if last.lower() in ("name", "first name", "hostname", "host name"):
             return owner, "codename" if owner.head == "project" else "name"
         attribute = self._attribute_name(owner, last)
         if relations.noun(last) == "partner" and owner.path:
@@ -1072,8 +1110,19 @@ class _Reader:
         entity_key: bool = False,
     ) -> bool:
         cleaned = clean(value, shape)
-        if attribute is None or cleaned is None or entity.key.endswith("."):
+        if attribute is None or cleaned is None or entity.key.endswith(".") or _CLAUSE.match(cleaned):
             return False
+        entity, attribute = self._renamed(entity, attribute)
+        cleaned = typed(attribute, cleaned)
+        last, first = cleaned.split()[-1].lower(), cleaned.split()[0].lower()
+        if attribute == "name" and entity.head == "car" and first in CAR_MAKES:
+            entity, attribute = Entity(entity.path[:-1], entity.speaker), "car"
+        if attribute == "university" and last in ("school", "high", "primary", "grammar"):
+            attribute = "school"
+        if attribute == "home_city" and cleaned.split()[-1].lower() in STREETS and " " in cleaned:
+            attribute = "street"
+        if _is_loose(entity, attribute):
+            confidence = min(confidence, WEAK)
         if attribute.endswith("colour"):
             cleaned = cleaned.lower()
         if (
@@ -1091,6 +1140,21 @@ class _Reader:
         kind: Kind = known.kind if known else "preference" if attribute.startswith("favourite") else "fact"
         item = self._item(key, kind, question, cleaned, confidence, about=entity)
         return self._push(replace(item, functional=not (known and known.many)))
+
+    def _renamed(self, entity: Entity, attribute: str) -> tuple[Entity, str]:
+        """Names of what has an attribute of its own for it: "my network's name" is the name of my wifi."""
+        if attribute not in ("name", "owner", "hostname"):
+            return entity, attribute
+        if entity.head == "team" and len(entity.path) == 1:
+            return self.me.of("team at work"), "name"
+        if attribute == "owner":
+            return (self.me.of("landlord"), "name") if entity.head in _HOMES else (entity, attribute)
+        if entity.head == "project":
+            return self.me.of("project"), "codename"
+        if entity.head in ("laptop", "machine"):
+            return self.me.of("laptop"), "name"
+        own = _NAMED_AS.get(entity.head)
+        return (self.me, own) if own and len(entity.path) == 1 else (entity, attribute)
 
     def _push(self, item: Item) -> bool:
         self.items.append(item)
@@ -1121,6 +1185,18 @@ class _Reader:
         )
 
 
+def _is_loose(entity: Entity, attribute: str) -> bool:
+    """Whether the attribute says little by itself, or is none that is known."""
+    if attribute == "name":
+        return (
+            len(entity.path) == 1
+            and not relations.takes_name(entity.path[-1])
+            and entity.path[-1] not in _NAMELESS
+        )
+    known = attribute in relations.ATTRIBUTES or attribute.startswith("favourite")
+    return attribute in _LOOSE or (not known and attribute.split("_")[-1] not in CODE_NOUNS)
+
+
 def _second(text: str) -> str:
     return re.sub(r"\bour\b", "my", text)
 
@@ -1141,6 +1217,25 @@ def _is_attribute(np: str) -> bool:
     )
 
 
+_LOOSE = words(
+    "likes dislikes prefers learning teaches collects field language place music_genre sport rides"
+)
+_NAMELESS = words("doctor dentist landlord landlady vet")
+_HOMES = words("flat house apartment place home building studio")
+_NAMED_AS = {
+    "family": "surname",
+    "doorbell": "surname",
+    "network": "wifi_name",
+    "wifi": "wifi_name",
+    "router": "wifi_name",
+}
+_TEETH = re.compile(r"\b(?:teeth|tooth\w*|dentist|dental|fillings?)\b", re.IGNORECASE)
+# A pronoun with a verb behind it is a clause, no value.
+_CLAUSE = re.compile(
+    r".* I (?!n\b|I)[a-z]|(?:I|we|they|he|she|you|it)\b(?: [a-z]+|$)|(?:remember|note|mark|do not forget|as for)\b "
+)
+# Words that refer to the sentence before.
+_BACK = re.compile(r"\b(?:it|that|there|this|them|he|she|they|his|her)\b", re.IGNORECASE)
 _VERB = re.compile(
     r"(?<!\w)(?:is|are|was|were|has|have|had|will|can|does|do|goes|lives?|works?|loves?|likes?|hates?|prefers?|enjoys?|plays?|stud(?:y|ies|ied)|speaks?|drives?|"
     r"teach(?:es)?|moved|moves|grew|owns?|collects?|runs?|rides?|got|adopted|bought|answers|listens|responds|bears|sleeps?|eats?|drinks?|turned|turns|arrives?|"

@@ -18,7 +18,7 @@ SAME_NOUN = {
     "pup": "dog", "puppy": "dog", "doggo": "dog", "doggy": "dog", "hound": "dog", "labrador": "dog",
     "retriever": "dog", "poodle": "dog", "terrier": "dog", "spaniel": "dog", "collie": "dog", "beagle": "dog",
     "husky": "dog", "corgi": "dog", "dachshund": "dog", "greyhound": "dog", "whippet": "dog", "mutt": "dog",
-    "kitten": "cat", "kitty": "cat", "tabby": "cat", "tomcat": "cat", "moggy": "cat", "bunny": "rabbit", "plant": "house plant", "houseplant": "house plant", "pot plant": "house plant", "monstera": "house plant", "ficus": "house plant", "cactus": "house plant", "startup": "start-up", "start up": "start-up",
+    "kitten": "cat", "kitty": "cat", "tabby": "cat", "tomcat": "cat", "moggy": "cat", "bunny": "rabbit", "plant": "house plant", "houseplant": "house plant", "pot plant": "house plant", "house plant": "house plant", "work machine": "laptop", "work laptop": "laptop", "monstera": "house plant", "ficus": "house plant", "cactus": "house plant", "startup": "start-up", "start up": "start-up",
     "mum": "mother", "mom": "mother", "mommy": "mother", "mummy": "mother", "mama": "mother", "ma": "mother",
     "dad": "father", "daddy": "father", "papa": "father", "pa": "father",
     "grandma": "grandmother", "granny": "grandmother", "nan": "grandmother", "nana": "grandmother",
@@ -54,7 +54,7 @@ SAME_ATTRIBUTE = {
     "birth day": "birthday", "date of birth": "birthday", "birthdate": "birthday", "birth date": "birthday", "bday": "birthday",
     "native language": "mother tongue", "native tongue": "mother tongue", "first language": "mother tongue",
     "citizenship": "nationality", "passport": "nationality",
-    "company": "employer", "workplace": "employer", "firm": "employer", "current employer": "employer",
+    "papers": "nationality", "academic background": "study field", "position at work": "job title", "meal plan": "diet", "feet": "shoe size", "sneakers": "shoe size", "shoes": "shoe size", "travel destination": "next trip", "next travel destination": "next trip", "ssid of router": "wifi name", "wedding date": "wedding date", "locker number combination": "locker code", "blood": "blood type", "old school": "school", "company": "employer", "workplace": "employer", "firm": "employer", "current employer": "employer",
     "alma mater": "university", "uni": "university", "college": "university", "field of study": "study field",
     "degree": "study field", "major": "study field", "subject at university": "study field",
     "primary school": "school", "elementary school": "school", "childhood school": "school",
@@ -115,7 +115,7 @@ NAMED_THINGS = words(
     "project boat car bike van truck band company startup business team house farm blog podcast channel newsletter "
     "book novel game app robot server laptop computer plant shop cafe café restaurant bakery club group school "
     "street village town yacht motorbike guitar violin ship plane drone film song album start-up café store brand "
-    "product library cottage garden nonprofit charity village-hall choir orchestra league"
+    "product library cottage garden vacuum nonprofit charity village-hall choir orchestra league"
 )
 # "the X is V" without my or our, told by a user, is about their own thing only for these heads.
 CODE_NOUNS = words(

@@ -35,6 +35,7 @@ def _turn_one(found: re.Match[str]) -> str:
     owner = "my" if who in ("I", "we") else who + "'s"
     if best and noun:
         return _favourite(noun, value, owner)
+    rest = re.sub(r" (?:the )?(?:most|best|least)(?: of all)?$", "", rest)
     if re.search(r" ?\b(?:in|on|at|for|to|from|with|by)$", rest):
         return f"{who} {rest} {value}"
     if noun in ("place", "city", "town", "country", "village", "street") and re.match(
@@ -44,14 +45,24 @@ def _turn_one(found: re.Match[str]) -> str:
     return f"{who} {rest} {value}" if noun != "reason" else ""
 
 
+def _cleft(found: re.Match[str]) -> str:
+    """ "it is by tram that I travel to work" -> "I travel to work by tram"; "it is Nokia that pays me" -> "Nokia pays me"."""
+    value, subject, rest = found["v"], found["s"], found["rest"]
+    if not subject:
+        return f"{value} {rest}"
+    home = re.match(r"(calls?) home$", rest)
+    return f"{subject} {home[1]} {value} home" if home else f"{subject} {rest} {value}"
+
+
 _TURNED: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (re.compile(r"as an? (?P<v>[\w -]+?), (?P<n>my [\w-]+) .+$", re.I), lambda m: f"{m['n']} is a {m['v']}" if values.is_occupation(m["v"]) else ""),
+    (re.compile(r"it is (?P<v>(?!not\b|the\b|so\b|true\b|nice\b|clear\b)[^,]+?) (?:that|who|which) (?:(?P<s>I|we|my [\w-]+(?: [\w-]+)??) )?(?P<rest>(?:is|are|was|has|pays|employs|triggers|causes|makes|helps|treats|owns|runs|keeps|calls?|wants?|lives?|works?|loves?|likes?|prefers?|drives?|plays?|studies|study|have|go|come|use|speak|support|travel|take|follow|eat|drink|read|listen|fly|shop|stay|volunteer|bank|wear|dislikes?|hates?|fears?|was|am|do|does|did|get|need)\b.*)$", re.I), _cleft),
     (re.compile(r"on (?P<v>.+?),? I (?:turn (?:a year older|\d+)|celebrate my birthday|have my birthday)$", re.I), lambda m: f"my birthday is {m['v']}"),
     (
         re.compile(r"on (?P<v>.+?),? (?P<n>my [\w' -]+?) (?:turns a year older|has (?:his|her|its) birthday|celebrates (?:his|her) birthday)$", re.I),
         lambda m: f"{m['n']}'s birthday is {m['v']}",
     ),
-    (re.compile(r"on (?P<v>.+?) it is my birthday$", re.I), lambda m: f"my birthday is {m['v']}"),
+    (re.compile(r"(?:every year,? )?on (?P<v>.+?) it is my birthday$", re.I), lambda m: f"my birthday is {m['v']}"),
     (re.compile(r"on (?P<v>.+?) it is (?P<n>my .+?)'s birthday$", re.I), lambda m: f"{m['n']}'s birthday is {m['v']}"),
     (
         re.compile(r"(?:at night|every night|as a rule|by nature|since birth|at work|nowadays|as always|in fact|over the years),? (?P<rest>(?:my|I|we)\b.+)$", re.I),
@@ -66,7 +77,7 @@ _TURNED: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         lambda m: f"{_whose(m['n'])} hobby is {m['v']}",
     ),
     (re.compile(r"what (?P<n>I|we|my [\w-]+) do(?:es)? (?:for fun|in (?:my|his|her) (?:free|spare) time|to relax) is (?P<v>.+)$", re.I), lambda m: f"{_whose(m['n'])} hobby is {m['v']}"),
-    (re.compile(r"(?P<v>.+?) is where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|am from|volunteer|reside|resides|shop|bank|study|studied|went to school))(?: now| these days)?$"),
+    (re.compile(r"(?:in |at |to )?(?P<v>(?:(?! I | my )[^,])+?) is where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|am from|volunteer|reside|resides|shop|bank|study|studied|went to school))(?: now| these days)?$"),
      lambda m: f"{m['s']} {m['rest']} in {m['v']}"),
     (re.compile(r"(?:the (?:city|town|place|village) )?where (?P<s>I|we|my [\w -]+?) (?P<rest>(?:currently |now )?(?:live|lives|grew up|was born|work|works|reside|volunteer)) is (?P<v>.+)$", re.I),
      lambda m: f"{m['s']} {m['rest']} in {m['v']}"),

@@ -17,7 +17,7 @@ _ELLIPTIC = re.compile(
     r"^(?:the|this|that|every month|size|home|lights|blood|wake|bedtime|best)\b.*\b(?:flat|house|home|rent|wedding|barista|team|meeting|sync|locker|wifi|router|door|landlord|bed|type|alarm|project|gym|boss|one ever|ever)\b.*|"
     r"^[A-Z][\w'-]+(?: [A-Z][\w'-]+)? (?:here|speaking|calling)$|^(?:this|it) is [A-Z][\w'-]+(?: speaking| here)?$|"
     r"^(?:(?:he|she|it|they|that|this) (?:is|was|would|wants?|loves?|likes?|has|drinks?|plays?|never|always|hates?)|(?:his|her|its|their) \w+)\b.+|"
-    r"^my\b", re.IGNORECASE
+    r"^my\b|^(?:nothing|no [\w-]+|there is (?:no|nothing))\b.+\b(?:beats?|tops|compares?|like|as|better)\b.*", re.IGNORECASE
 )  # fmt: skip
 _CHAT = re.compile(
     r"^(?:so |well |okay |oh )*(?:I|we) (?:am|are) (?:(?:so|very|really|a bit|just|feeling|doing|quite|all|pretty|not|here|back|still|too|only|also|rather|a little|in a \w+ mood|sort of|kind of|having a \w+ day) ?)*"
@@ -48,7 +48,7 @@ _CORRECTION = re.compile(
 )
 # Sources that say what is so: "the lab says my blood type is ...", "it says Carmen in my passport".
 _SOURCE = re.compile(
-    r"\b(?:passport|certificate|cards?|signature|chart|lab|doctor|vet|hospital|invitations?|contract|it|badge|label|letter|tag|records?|test|scale|form|papers?|barista|profile|calendar|mechanic|boss|support guy|teacher|shelter|they|dentist|nurse|surgery|we|I) (?:\w+ ){0,2}?(?:says?|asks?|asked|told me|said|wrote|writes?|reads?|shows?)\b|"
+    r"\b(?:my|our) (?:doctor|dentist|vet|landlord|landlady|gp)\b|\b(?:passport|certificate|cards?|signature|chart|lab|doctor|vet|hospital|invitations?|contract|it|badge|label|letter|tag|records?|test|scale|form|papers?|barista|profile|calendar|mechanic|boss|support guy|teacher|shelter|they|dentist|nurse|surgery|we|I) (?:\w+ ){0,2}?(?:says?|asks?|asked|told me|said|wrote|writes?|reads?|shows?)\b|"
     r"^according to (?:my|the|our|his|her)\b|\b(?:my|our) [\w' -]+? (?:has |have )?(?:said|says|told me|tells me|wrote)(?: that)? (?:he|she|they) (?:would|will|is|are|wants?|can|arrives?|lands?|gets?)\b|"
     r"\bsaying (?:no|yes)\b|\bsay (?:no|yes|hi)\b|\bheard (?:my|our)\b|\b(?:my|our) [\w-]+ asks? (?:me )?for\b|I asked\b|asking for\b", re.IGNORECASE
 )  # fmt: skip
@@ -86,6 +86,6 @@ def credible(sentence: talk.Sentence) -> bool:
         return _SOURCE.search(text) is not None and not text.startswith('"')
     if sentence.talk == "hypothetical":
         return not _UNREAL.search(text) and bool(
-            _CONDITION.search(text) or re.search(PREFERENCE, text, re.IGNORECASE)
+            _CONDITION.search(text) or re.search(rf"\b(?:{PREFERENCE})\b", text, re.IGNORECASE)
         )
     return False

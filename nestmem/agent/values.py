@@ -33,7 +33,7 @@ _OFTEN = re.compile(
     re.IGNORECASE,
 )
 LOOSE = re.compile(
-    r"^(?:it|that|this|them|him|her|me|us|you|there|here|one|so|all|both|the same|something|anything|nothing|everything|someone|what|how|why|where|when|who|which)\b",
+    r"^(?:it|that|this|they|them|him|her|me|us|you|there|here|one|so|all|both|the same|something|anything|nothing|everything|someone|what|how|why|where|when|who|which)\b",
     re.I,
 )
 
@@ -50,10 +50,51 @@ def clean(value: str, shape: str) -> str | None:
         value = _OFTEN.sub("", value)
     value = re.sub(r"\s*\((?!\d).*?\)\s*$", "", value)
     value = _SHAPES.get(shape, _thing)(value)
+    if value[:1].isupper() or shape in ("name", "company", "place"):
+        value = _CIRCUMSTANCE.sub("", value)
     value = talk.strip_closers(value.strip(" ,;:\"'")).strip(' ,;:"')
     if not value or len(value.split()) > MAX_VALUE_WORDS or (LOOSE.match(value) and len(value.split()) < 3):
         return None
     return value
+
+
+_CIRCUMSTANCE = re.compile(
+    r"(?<=\w) (?:during|among|amongst|throughout) .+$|(?<=\w) (?:is|are|was|has) (?:an?|the|so|too|very|really|quite|[a-z]+)\b.*$|(?<=\w) (?:for|in|on|from|at|with|over) (?:my|our|his|her|everything|an?|the (?!(?-i:[A-Z]))|\d+|"
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|several|some|many|most) )\b.*$|(?<=\w) (?:two|three|four|five|six|seven|eight|nine|ten|\d+|several|some|a few) (?:years|months|weeks|days) ago$|(?<=\w) (?:all day|to sleep|most)$",
+)  # fmt: skip
+
+
+def typed(attribute: str, value: str) -> str:
+    """The date, time, code or number alone, where the attribute is one: "planned for 15:10" -> "15:10"."""
+    pattern = _TYPED.get(attribute)
+    found = pattern.search(value) if pattern else None
+    if attribute.endswith("colour") and (colour := COLOUR.search(value)):
+        return colour.group().lower()
+    return found.group("v") if found else re.sub(r"^(?:With|In|At|To|As|By) (?=[A-Z])", "", value)
+
+
+_MONTHS = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_A_DATE = re.compile(
+    rf"(?P<v>(?:\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTHS}|{_MONTHS} (?:the )?\d{{1,2}}(?:st|nd|rd|th)?)(?:,? \d{{4}})?)",
+    re.IGNORECASE,
+)
+_A_TIME = re.compile(r"(?P<v>\d{1,2}[:.]\d\d(?: ?[ap]\.?m\b\.?)?)", re.IGNORECASE)
+_A_DAY = re.compile(
+    r"(?P<v>(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?(?:,? (?:and|or) )?)+)(?<! )", re.IGNORECASE
+)
+COLOUR = re.compile(
+    r"\b(?:(?:sky|olive|mustard|navy|dark|light|pale|bright|deep|royal|baby|forest|mint|lime|hot|burnt|off|jet|snow|blood|brick|bottle|sea|ice|lemon|pastel|midnight|rose|wine|moss|steel|slate)[ -])?"
+    rf"(?:{'|'.join(sorted(COLOURS, key=len, reverse=True))})\b",
+    re.IGNORECASE,
+)
+_TYPED = {
+    "blood_type": re.compile(r"(?P<v>(?:AB|A|B|O|0)[ -]?(?:positive|negative|pos|neg|\+|-))", re.IGNORECASE), "disliked_food": re.compile(r"^(?:eating|drinking|the taste of|to eat) (?P<v>.+)"),
+    "birthday": _A_DATE, "wedding_date": _A_DATE, "arrival_time": _A_TIME, "wake_time": _A_TIME, "bedtime": _A_TIME, "gym_time": _A_TIME,
+    "meeting_day": _A_DAY, "training_day": _A_DAY, "music_lesson_day": _A_DAY, "locker_code": re.compile(r"(?<![\w.-])(?P<v>\d[\d -]*\d)(?![\w-])"), "door_code": re.compile(r"(?<![\w.-])(?P<v>\d[\d -]*\d)(?![\w-])"),
+    "room_number": re.compile(r"^(?:room|number|no\.?|office)(?: number)? (?P<v>[A-Z]?\d+\w?)", re.IGNORECASE), "street": re.compile(r"^\d+\w? (?P<v>\D.+)"),
+    "diet": re.compile(r"^(?:strictly|purely|always|all|mostly|entirely|completely) (?P<v>.+)", re.IGNORECASE), "operating_system": re.compile(r"^(?:on|of|runs?) (?P<v>.+)"),
+    "music_genre": re.compile(r"^(?:of|to) (?P<v>.+)"), "shoe_size": re.compile(r"(?P<v>\d+(?:[.,]5|½)?)"),
+}  # fmt: skip
 
 
 def _thing(value: str) -> str:
@@ -88,7 +129,7 @@ def _company(value: str) -> str:
 
 
 def _job(value: str) -> str:
-    value = re.split(r", | (?:at|for|with|in|by|from|on|who|and I|and we|now|of the|here)\b", value)[0]
+    value = re.split(r", | (?:is|at|for|with|in|by|from|on|who|and I|and we|now|of the|here)\b", value)[0]
     return re.sub(
         r"^(?:an?|the|being an?|qualified|trained|professional|full-time|part-time|registered|licensed|retired|new) ",
         "",
@@ -190,7 +231,9 @@ _NEVER_FIRST = {
         "this that being"
     ),
     "job": words("well hard usual soon such it team volunteer part always"),
-    "breed": words("good bad very bit little great real lovely big sweet rescue boy girl patient member"),
+    "breed": words(
+        "allergy member patient good bad very bit little great real lovely big sweet rescue boy girl patient member"
+    ),
     "place": words(
         "a an my our your this that fear bed work school peace hope front doubt charge town love it here there"
     ),
@@ -201,6 +244,8 @@ _NEVER_FIRST = {
 _NOT_WORKPLACES = re.compile(
     r"(?:the|an?) (?:time|first|moment|weekends?|same|while|bit|lot|long|few|change)\b", re.IGNORECASE
 )
+_NO_NAME = re.compile(r"\d{1,2}[:.]\d|room\b|an? gym\b|gym\b|Dr\b|the \w+ team\b|the team\b|team\b")
+_NEVER_TAUGHT = words("myself himself herself miles me him her them in at")
 _PLACES = words("home_city hometown birthplace childhood_home work_city next_trip")
 
 
@@ -214,6 +259,22 @@ def fits(attribute: str, value: str) -> bool:
         return first not in _NEVER_FIRST["doing"]
     if attribute in ("learning_language", "language"):
         return first in LANGUAGES or (value[0].isupper() and len(value.split()) <= 2)
+    if attribute == "instrument" and (first in LANGUAGES or first in NATIONALITIES) and " " not in value:
+        return False
+    if attribute in (
+        "gym_name",
+        "hotel",
+        "employer",
+        "bank",
+        "field",
+        "partner_name",
+        "spouse",
+    ) and _NO_NAME.match(value):
+        return False
+    if attribute == "study_field" and (first in LANGUAGES or "moment" in value):
+        return False
+    if attribute in ("teaches", "collects", "newspaper") and first in _NEVER_TAUGHT:
+        return False
     if attribute == "sport":
         return first in SPORTS
     if attribute == "colour":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from nestmem.agent.lexicon import ANIMALS, PEOPLE, words
 
-_VERBS = (
+_VERBS = words(
     "be have do say get make go know take see come think look want give use find tell ask work seem feel try leave call need "
     "become keep let begin help talk turn start show hear play run move like live believe hold bring happen write provide sit "
     "stand lose pay meet include continue set learn change lead understand watch follow stop create speak read allow add spend "
@@ -23,8 +23,8 @@ _VERBS = (
     "adopt rescue welcome raise bark meow purr wag tell guess admit relax unwind devote enter bank save deposit shop wear push "
     "lift jog cycle book stay lodge host expect ring knock laugh complain cost print crash charge type step wonder guess agree "
     "borrow lend pretend treat keep hang hug feed groom water stroke brush shut smell taste"
-).split()  # fmt: skip
-_IRREGULAR = (
+)
+_IRREGULAR = words(
     "am is are was were been being has had did done said got gotten made went gone knew known took taken saw seen came thought "
     "gave given found told felt left became kept began begun heard ran held brought wrote written sat stood lost paid met set "
     "led understood spoke spoken spent grew grown won bought sent built fell fallen cut sold chose chosen ate eaten drank drunk "
@@ -32,7 +32,7 @@ _IRREGULAR = (
     "beat beaten meant forgot forgotten lay lain born bred hung fed shut swore sworn can could will would shall should may might "
     "must ought does cannot swam swum begin drew drawn read put let cost hit tried tries studied studies carried carries married "
     "marries worried worries relied relies cried cries fried dying lying"
-).split()  # fmt: skip
+)
 
 
 def _forms(verb: str) -> set[str]:
@@ -44,7 +44,7 @@ def _forms(verb: str) -> set[str]:
 
 
 GERUNDS = frozenset(form for verb in _VERBS for form in _forms(verb) if form.endswith("ing"))
-VERBS = frozenset(form for verb in _VERBS for form in _forms(verb)) | frozenset(_IRREGULAR)
+VERBS = frozenset(form for verb in _VERBS for form in _forms(verb)) | _IRREGULAR
 
 FUNCTION = words(
     "a an the this that these those my your his her its our their mine yours hers ours theirs me you him it us them i he she we "
@@ -154,7 +154,7 @@ FOODS = words(
     "stew soup noodles pie curry salad pasta pizza rice bread cheese sushi risotto lasagne lasagna goulash ramen burger burgers "
     "sandwich dumplings pierogi moussaka paella tacos burrito hummus falafel quiche schnitzel pancakes waffles fondue raclette "
     "ratatouille gnocchi chips fries steak chicken beef pork lamb fish salmon tuna casserole jambalaya pho bibimbap omelette "
-    "porridge muesli toast croissant eggs bacon tart roast ravioli spaghetti tapas kebab borscht chili enchiladas"
+    "porridge muesli toast croissant eggs bacon tart roast ravioli spaghetti tapas kebab borscht chili enchiladas couscous biryani dumpling jambalaya chowder gumbo kimchi tempura teriyaki souvlaki gyros stroganoff carbonara cannelloni tagliatelle fajitas nachos poutine haggis satay laksa tagine shakshuka"
 )
 DESSERTS = words(
     "cake cheesecake tiramisu pavlova brownies baklava mousse sorbet custard tart tarts pie pudding trifle crumble"
@@ -173,11 +173,11 @@ JOBS = words(
 )
 
 PREFERENCE = (
-    r"favou?rite|\bfaves?\b|\bbest\b|number one|\bmost\b|above all|\blov(?:e|es|ed|ing)\b|\badore|nothing \w+ ?(?:\w+ ){0,3}(?:beats|tops|compares)|nothing (?:beats|tops|compares)|"
-    r"\bbeats\b|comes close|as (?:good|beautiful|exciting|nice|lovely|great|tasty) as|better than|more than any|\btreasure|crazy about|mad about|number-one|"
-    r"any day|second to none|unbeatable|go-to|can not get enough|never get enough|could (?:eat|watch|drink|listen|read|live)|fond of|obsess|weakness for|soft spot|"
-    r"guilty pleasure|\bmoves me\b|means more|happiest|feel best|loveliest|greatest|finest|nicest|prettiest|all about|would (?:pick|choose|take|paint|go for)|"
-    r"look forward to|dreaming of|fell in love|heart (?:belongs|beats)|over any other|always (?:pick|choose|order|go for|have room)|never tire|get tired of|all-time|"
-    r"fascinated|makes me happy|and i am happy|happy\b|never miss|say no to|nothing else|for (?:me|my) .*\bno\b|the one (?:i|we)|all (?:day|year)|my thing|top of my|"
-    r"prefer|\bmy (?:\w+ )?(?:colour|song|club|team|movie|film|band|drink|dish)\b|\bcan not resist|swear by|wild about|suits me|tick my|is the (?:king|queen)\b|on repeat|regular at"
+    r"favou?rite|faves?|best|number one|most|above all|lov(?:e|es|ed|ing)|adores?|nothing \w+ ?(?:\w+ ){0,3}(?:beats|tops|compares)|nothing (?:beats|tops|compares)|"
+    r"beats|comes close|as (?:good|beautiful|exciting|nice|lovely|great|tasty) as|better than|more than any|treasured?|crazy about|mad about|number-one|"
+    r"any day|second to none|unbeatable|go-to|can not get enough|never gets? enough|tastes better|grips me|rather (?:eat|be)|no place|could (?:eat|watch|drink|listen|read|live)|fond of|obsess\w*|weakness for|soft spot|"
+    r"guilty pleasure|moves me|means more|happiest|feel best|loveliest|greatest|finest|nicest|prettiest|all about|would (?:pick|choose|take|paint|go for)|"
+    r"look forward to|dreaming of|fell in love|heart (?:belongs|beats)|over any other|always (?:picks?|chooses?|orders?|goes? for|wants?|has room|have room)|only (?:buys?|wears?)|first choice|never tire|get tired of|all-time|"
+    r"fascinated|makes me happy|and i am happy|happy|never miss|say no to|nothing else|for (?:me|my) .*no|the one (?:i|we)|all (?:day|year)|my thing|top of my|"
+    r"prefer|(?:my|his|her) (?:\w+ )?(?:colou?r|song|club|movie|film|band|drink|dish)|can not resist|swear by|wild about|suits me|tick my|is the (?:king|queen)|on repeat|regular at"
 )
