@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nestmem import embedders
 from nestmem.agent.controller import Memory
@@ -102,11 +102,11 @@ class LocalLearner:
 
         export_peft(self.weights.banked, self.weights.banks_of(state), folder, base_name=self.name)
 
-    def import_peft(self, folder: Path) -> list[Any]:
-        """The banks (O, R) per site that add what the LoRA in `folder` adds."""
+    def import_peft(self, folder: Path) -> State:
+        """The state of a user who brings the LoRA in `folder` along and was told nothing yet."""
         from nestmem.adapters.peft import import_peft
 
-        return import_peft(self.weights.banked, folder)
+        return self.weights.rule_object.with_banks(import_peft(self.weights.banked, folder))
 
 
 def _by_memory(examples: list[Example]) -> dict[str, list[Example]]:

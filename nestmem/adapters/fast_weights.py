@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import json
 import math
 import re
 import threading
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from nestmem.adapters.banks import BankedModel
 from nestmem.adapters.copying import Spans, reading_constraint, spans_of, writing_constraint
-from nestmem.adapters.rows import ROWS, Row, fixed_groups
+from nestmem.adapters.rows import LENGTHS, ROWS, Row, fixed_groups
 from nestmem.adapters.rules import TMEM, AdditiveRule, BankSettings, RecursiveLeastSquares, Rule, hash_tensors
 from nestmem.adapters.sites import find_sites, scaled_singular_basis
 from nestmem.errors import InputError, ModelError, ModelNotFound
@@ -106,9 +107,15 @@ class FastWeights:
             return self.rule_object.write(states, rows, level)
 
     def encode_pair(self, question: str, answer: str) -> Row:
-        """Tokens of a question and its answer as a chat; only the answer and the end of the turn are predicted."""
+        """Tokens of a question and its answer as a chat; only the answer and the end of the turn are predicted.
+
+        A pair longer than the model or the longest row (1,024 tokens) loses the end of its answer, at half of that
+        length, and the start of its question.
+        """
         prompt = self._prompt_ids([{"role": "user", "content": question}])
         completion = self._completion_ids(question, answer, prompt)
+        completion = completion[: self._longest // 2]
+        prompt = prompt[-(self._longest - len(completion)) :]
         return Row(ids=prompt + completion, weights=[0.0] * len(prompt) + [1.0] * len(completion))
 
     def _completion_ids(self, question: str, answer: str, prompt: list[int]) -> list[int]:
@@ -252,6 +259,12 @@ class FastWeights:
     # -- inside ----------------------------------------------------------------------------------------------
 
     @property
+    def _longest(self) -> int:
+        """The longest row, in tokens, that this model can be written with."""
+        limit = self.model.config.max_position_embeddings
+        return max(length for length in LENGTHS if length <= limit)
+
+    @property
     def _vocabulary(self) -> list[int]:
         return list(range(len(self.tokenizer)))
 
@@ -305,7 +318,11 @@ class FastWeights:
         return calibrated_settings(self.banked, ids_BT, weights_BT)
 
     def _fingerprint(self) -> str:
-        parts = [self.rule, self.settings.digest(), hash_tensors(self.banked.bases)]
+        """sha256 over all that decides what a write adds: base, bases, rule, settings, tokenizer and row shapes."""
+        template, shapes = str(self.tokenizer.chat_template), json.dumps([ROWS, LENGTHS])
+        words = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        parts = [self.rule, self.rule_object.options, template, words, shapes]
+        parts += [self.settings.digest(), hash_tensors(self.banked.bases)]
         parts += [hash_tensors([tensor]) for _, tensor in sorted(self.model.state_dict().items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

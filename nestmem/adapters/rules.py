@@ -53,7 +53,7 @@ def hash_tensors(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()
 
 
@@ -66,6 +66,12 @@ class Rule(ABC):
 
     name: str
     additive: bool
+    options: str = ""
+    """Settings of the rule beyond `BankSettings`, as text, for the fingerprint."""
+
+    @abstractmethod
+    def with_banks(self, banks: list[Tensor]) -> Any:
+        """The state of a user who was never told anything here and brings these banks (O, R) along."""
 
     @abstractmethod
     def empty(self) -> Any:
@@ -149,6 +155,9 @@ class AdditiveRule(Rule):
 
     def empty(self) -> AdditiveState:
         return AdditiveState()
+
+    def with_banks(self, banks: list[Tensor]) -> AdditiveState:
+        return AdditiveState(offset=tuple(banks))
 
     def write(
         self, states: list[AdditiveState], users: list[list[list[Row]]], level: str
@@ -260,7 +269,7 @@ def _pack(rows: list[dict[str, Tensor]]) -> bytes:
 
 @dataclass(frozen=True)
 class SequentialState:
-    """Banks (O, R) per site, key moments (R, R) per site for recursive least squares, and writes so far."""
+    """Banks (O, R) per site, and key moments (R, R) per site for recursive least squares."""
 
     banks: tuple[Tensor, ...]
     moments: tuple[Tensor, ...]
@@ -280,6 +289,9 @@ class SequentialRule(Rule):
 
     def __init__(self, model: BankedModel):
         self.model = model
+
+    def with_banks(self, banks: list[Tensor]) -> SequentialState:
+        return replace(self.empty(), banks=tuple(banks))
 
     def empty(self) -> SequentialState:
         sites = list(zip(self.model.sites, self.model.bases, strict=True))
@@ -367,6 +379,7 @@ class TMEM(SequentialRule):
         super().__init__(model)
         self.rate = rate
         self.epochs = epochs
+        self.options = json.dumps([rate, epochs])
 
     def step(self, state: SequentialState, rows: list[Row]) -> SequentialState:
         banks = list(state.banks)

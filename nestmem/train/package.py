@@ -56,4 +56,6 @@ def package(run: Path, out: Path) -> Path:
     config["text"] = [Path(path).name for path in config["text"]]
     (out / "training.json").write_text(json.dumps(header, indent=1) + "\n")
     (out / "generation_config.json").unlink(missing_ok=True)
+    for file in out.iterdir():
+        file.chmod(0o644)
     return out

@@ -211,6 +211,16 @@ def test_a_statement_too_long_to_learn_is_refused() -> None:
         list(fixed_batches([Row(ids=[3] * 2000, weights=[1.0] * 2000)], device=torch.device("cpu")))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_very_long_answer_is_learned_in_part(make) -> None:
+    weights = make("gpt2", "additive")
+    row = weights.encode_pair("What did I say? " * 60, "word " * 2000)
+    assert len(row.ids) == 256
+    assert sum(row.weights) == 128
+    state, _ = write(weights, [[("What did I say?", "word " * 2000)]])
+    assert state.levels
+
+
 def test_a_damaged_base_is_refused_before_it_writes(tokenizer: PreTrainedTokenizerFast) -> None:
     weights = FastWeights(tiny("qwen3"), tokenizer, rank=8, last=1)
     with torch.no_grad():
