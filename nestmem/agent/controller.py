@@ -315,12 +315,14 @@ class Memory:
             items = [(item, "rules") for item in found.items if item.question or item.ends]
         else:
             lesson.done.append(work.id)
+        before = dict(held)
         for item, by in items:
             if (item.key, item.answer) in stored:
                 continue
             record = self._record(lesson.scope, event, item, by)
             lesson.waiting += item.question is None and not item.ends
-            lesson.depends += [(record.id, held[key].id) for key in item.depends if key in held]
+            needs = dict.fromkeys((*item.depends, item.key) if item.ends else item.depends)
+            lesson.depends += [(record.id, before[key].id) for key in needs if key in before]
             lesson.records.append(record)
             if record.key not in held or held[record.key].valid_from <= record.valid_from:
                 held.pop(record.key, None)

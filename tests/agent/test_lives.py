@@ -25,7 +25,9 @@ SAID = [
     "What should I cook tonight?",
     "The museum opens at nine.",
     "My favourite colour is teal.",
+    "I'm allergic to peanuts and cats.",
 ]
+CORRECTED = [*SAID, "Sorry, I meant Rook.", "Sorry, I meant Bergen."]
 
 Told = tuple[int, int, int]
 lives = st.lists(
@@ -39,7 +41,7 @@ def live(told: list[Told], learner, *, learn_after: Set[int] = frozenset()) -> t
     ids = []
     for place, (said, session, hours) in enumerate(told):
         scope = Scope(user="ada", session=f"s{session}")
-        ids += memory.observe(SAID[said], scope, occurred_at=START + timedelta(hours=hours, minutes=place))
+        ids += memory.observe(CORRECTED[said], scope, occurred_at=START + timedelta(hours=hours, minutes=place))
         if place in learn_after:
             memory.learn("ada")
     memory.learn("ada")
@@ -69,6 +71,35 @@ def test_forgetting_is_never_having_been_told(told, data):
     assert digest(memory) == digest(other)
     held = {(m.key, m.answer) for m in memory.ledger.memories(Scope(user="ada"))}
     assert held == {(m.key, m.answer) for m in other.ledger.memories(Scope(user="ada"))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(told=st.lists(st.integers(0, len(CORRECTED) - 1), min_size=1, max_size=7), data=st.data())
+def test_what_a_correction_put_right_takes_the_correction_along(told, data):
+    """In order of time: a correction is read with what was known when it was said."""
+    places = range(len(told))
+    gone = data.draw(st.sets(st.integers(0, len(told) - 1), min_size=1, max_size=len(told)))
+    memory, ids = live([(said, 0, i) for i, said in enumerate(told)], EchoLearner(), learn_after=set(places))
+    memory.forget([ids[i] for i in sorted(gone)], "ada")
+    other = Memory(Ledger(":memory:"), learner=EchoLearner())
+    for i in sorted(set(places) - gone):
+        when = START + timedelta(hours=i, minutes=i)
+        other.observe(CORRECTED[told[i]], Scope(user="ada", session="s0"), occurred_at=when)
+        other.learn("ada")
+    held = [{(m.key, m.answer) for m in mem.ledger.memories(Scope(user="ada"))} for mem in (memory, other)]
+    assert held[0] == held[1]
+    assert digest(memory) == digest(other)
+
+
+def test_a_corrected_list_and_what_ended_it_go_together():
+    memory, ids = live([(12, 0, 0), (13, 0, 1)], EchoLearner())
+    held = {(m.key, m.answer) for m in memory.ledger.memories(Scope(user="ada"))}
+    assert ("self/allergy/rook", "Rook") in held
+    memory.forget(ids[0], "ada")
+    other, _ = live([(13, 0, 1)], EchoLearner())
+    held = {(m.key, m.answer) for m in memory.ledger.memories(Scope(user="ada"))}
+    assert held == {(m.key, m.answer) for m in other.ledger.memories(Scope(user="ada"))}
+    assert digest(memory) == digest(other)
 
 
 @settings(max_examples=40, deadline=None)
