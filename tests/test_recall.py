@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestmem.agent import dates
+from nestmem.agent import answering, dates
+from nestmem.agent.controller import Memory
 from nestmem.agent.recall import count_tokens, embed_missing, recall
 from nestmem.embedders import load
 from nestmem.embedders.fakes import HashEmbedder
@@ -168,6 +169,28 @@ def test_what_no_longer_holds_is_marked(ledger):
     assert (old.id, old.status, old.until) == (rome.id, "superseded", oslo.when)
     assert (new.id, new.status, new.memory_ids) == (oslo.id, "active", ("oslo",))
     assert "I live in Rome. (no longer true since 2025-11-12)" in recall(ledger, None, ANN, "Where?").text
+
+
+def test_only_the_sentence_that_no_longer_holds_is_marked(ledger):
+    memory = Memory(ledger, learner=None)
+    memory.observe("My dog is called Biscuit. I live in Leeds. The gate squeaks.", ANN, occurred_at=START)
+    memory.observe("I moved to York.", ANN, occurred_at=START + timedelta(days=2))
+    memory.learn(ANN)
+    context = recall(ledger, None, ANN, "Where do I live?")
+    since = START + timedelta(days=2)
+    assert (
+        "user: My dog is called Biscuit. "
+        f"I live in Leeds. (no longer true since {since:%Y-%m-%d}) The gate squeaks.\n"
+    ) in context.text
+    assert " ".join(context.items[0].holding.split()) == "My dog is called Biscuit. The gate squeaks."
+    lines, _ = answering.quotable(context, ())
+    assert "Leeds" not in " ".join(lines)
+    answer = memory.answer("Does the gate squeak?", ANN, arm="text")
+    assert "gate squeaks" in answer.text
+    assert "Leeds" not in answer.text
+    tight = recall(ledger, None, ANN, "Where do I live?", budget_tokens=context.tokens)
+    assert tight.whole
+    assert not recall(ledger, None, ANN, "Where do I live?", budget_tokens=context.tokens - 1).whole
 
 
 def test_at_is_what_was_true_and_as_of_what_was_believed(ledger):

@@ -42,12 +42,12 @@ class Spoken:
 
 
 def quotable(context: Context, exclude: Iterable[str]) -> tuple[list[str], list[Quote]]:
-    """The recalled lines for a prompt, without what no longer holds and what quotes an excluded event."""
+    """The recalled lines for a prompt, without the sentences that no longer hold and what quotes an excluded event."""
     hidden = set(exclude)
     quotes = [
-        Quote(line=prompts.memory_line(item.text, item.date, item.speaker), sources=tuple(item.sources))
+        Quote(line=prompts.memory_line(item.holding, item.date, item.speaker), sources=tuple(item.sources))
         for item in context.items
-        if item.status != "superseded" and not set(item.sources) <= hidden
+        if item.holding and not set(item.sources) <= hidden
     ]
     return [quote.line for quote in quotes], quotes
 

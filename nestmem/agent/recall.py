@@ -63,7 +63,8 @@ class Item:
     score: the sum of the arms (higher is closer; only comparable within one recall). overlap: the share
     of the question's words, weighted by rarity, that the piece holds (0..1). cosine: nearness in meaning,
     None without an embedder. status: "superseded" when a memory read from it no longer holds; `until` says
-    since when. sources: ids of the events it came from.
+    since when, and `ended` which characters of the text that memory was read from: the rest of it holds.
+    sources: ids of the events it came from.
     """
 
     id: str
@@ -80,6 +81,30 @@ class Item:
     memory_ids: tuple[str, ...] = ()
     status: str = "active"
     until: datetime | None = None
+    ended: tuple[tuple[int, int, datetime | None], ...] = ()
+
+    @property
+    def holding(self) -> str:
+        """The text without what no longer holds; empty when no word of it is left."""
+        if self.status == "superseded" and not self.ended:
+            return ""
+        kept, done = [], 0
+        for start, end, _ in self.ended:
+            kept.append(self.text[done:start])
+            done = end
+        rest = "".join([*kept, self.text[done:]]).strip()
+        return rest if words(rest) else ""
+
+    @property
+    def marked(self) -> str:
+        """The text, with a note behind each part of it that no longer holds."""
+        if self.status == "superseded" and not self.ended:
+            return self.text + _ending(self.until)
+        parts, done = [], 0
+        for _, end, until in self.ended:
+            parts.append(self.text[done:end] + _ending(until))
+            done = end
+        return "".join([*parts, self.text[done:]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +199,7 @@ def render(items: Sequence[Item]) -> str:
         if _day(item.date) != day:
             day = _day(item.date)
             lines.append(f"[{day}]")
-        lines.append(f"{item.speaker}: {item.text}{_ending(item.until)}")
+        lines.append(f"{item.speaker}: {item.marked}")
     return "\n".join(lines)
 
 
@@ -452,6 +477,28 @@ def _until(records: list[MemoryRecord]) -> datetime | None:
     return max(ends) if ends else None
 
 
+def _ended_parts(
+    records: list[MemoryRecord], text: str, offset: int
+) -> tuple[tuple[int, int, datetime | None], ...]:
+    """What of a passage, which begins at `offset` of its event, the records were read from: (start, end, until)
+    within the passage, in order and apart, each with the punctuation that ends it."""
+    parts: list[tuple[int, int, datetime | None]] = []
+    for record in sorted(records, key=lambda record: record.span):
+        start, end = record.span[0] - offset, min(record.span[1] - offset, len(text))
+        while end < len(text) and text[end] in _CLOSING:
+            end += 1
+        until = record.valid_to
+        if parts and start < parts[-1][1]:
+            before, before_end, before_until = parts.pop()
+            start, end = before, max(before_end, end)
+            until = max((u for u in (before_until, until) if u is not None), default=None)
+        parts.append((start, end, until))
+    return tuple(parts)
+
+
+_CLOSING = ".!?。！？\"'”’)"
+
+
 # Packing.
 
 
@@ -471,7 +518,8 @@ class _Packer:
         # "speaker: text\n"
         self.costs = (table.end - table.start)[rows] + names[table.speaker[rows]] + 3
         for place, records in self.ended.items():
-            self.costs[place] += len(_ending(_until(records)))
+            # Parts that overlap share one note: an upper bound.
+            self.costs[place] += len({record.span for record in records}) * _ENDING_CHARS
         self.days = np.floor(table.when[rows] / 86400).astype(np.int64)
 
     def fits_all(self) -> bool:
@@ -499,6 +547,7 @@ class _Packer:
 
 
 _HEADER_CHARS = len("[2026-03-02]\n")
+_ENDING_CHARS = len(" (no longer true since 2026-03-02)")
 
 
 def _items(
@@ -539,10 +588,11 @@ def _item(
     memory_ids: list[str],
     ended: list[MemoryRecord],
 ) -> Item:
+    text = event.content[span[0] : span[1]]
     return Item(
         id=event.id,
         kind="event",
-        text=event.content[span[0] : span[1]],
+        text=text,
         date=event.when,
         score=float(score_N[place]),
         sources=(event.id,),
@@ -554,6 +604,7 @@ def _item(
         memory_ids=(*memory_ids, *(record.id for record in ended)),
         status="superseded" if ended else "active",
         until=_until(ended),
+        ended=_ended_parts(ended, text, span[0]),
     )
 
 
