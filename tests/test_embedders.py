@@ -66,6 +66,12 @@ def test_an_unusable_answer_is_explained(server, answer):
         load(f"http://127.0.0.1:{server.server_port}/v1")
 
 
+def test_a_broken_reply_is_explained(broken_server):
+    url, _ = broken_server
+    with pytest.raises(EmbedderError, match="did not give embeddings"):
+        load(url)
+
+
 def test_the_fake_sees_like_words():
     same, other = (
         HashEmbedder().embed(["my dog Biscuit", "stock market"]) @ HashEmbedder().embed(["dog Biscuit"])[0]

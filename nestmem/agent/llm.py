@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -20,8 +21,8 @@ class ChatEndpoint:
     """Talks to `{url}/chat/completions`.
 
     url: base URL ("http://localhost:11434/v1") or the whole path. model: the name the server knows.
-    timeout_s bounds each attempt; `retries` more attempts follow a timeout, a refused connection or
-    an overloaded server, waiting backoff_s, then twice that, and so on.
+    timeout_s bounds each attempt; `retries` more attempts follow a timeout, a refused connection, a
+    reply that was cut off or is no HTTP, or an overloaded server, waiting backoff_s, then twice that, and so on.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class ChatEndpoint:
                     raise LLMError(
                         f"{self.url} refused the request: {reason}; check the URL, model and key"
                     ) from error
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
+            except (OSError, http.client.HTTPException) as error:
+                # No connection, a timeout, or a reply that is no HTTP or was cut off.
+                said = str(getattr(error, "reason", error)).strip()
+                reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
             if attempt < self._retries:
                 self._sleep(self._backoff_s * 2**attempt)
         raise LLMError(

@@ -1,7 +1,7 @@
 """Embeddings from an OpenAI-compatible URL, with the standard library only."""
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -44,9 +44,9 @@ class OpenAIEmbedder:
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 answer = json.loads(response.read())
-        except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise EmbedderError(
-                f"{self._url} did not give embeddings ({error}); check the URL and that the server runs"
+                f"{self._url} did not give embeddings ({type(error).__name__}: {error}); check the URL and that the server runs"
             ) from error
         return _unit_rows(answer, len(texts), self._url)
 

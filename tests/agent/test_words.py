@@ -9,9 +9,11 @@ import pytest
 
 from nestmem.agent import prompts, speech
 from nestmem.agent.answering import Reader
+from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner
 from nestmem.agent.llm import ChatEndpoint
 from nestmem.errors import InputError, LLMError
+from nestmem.store import Ledger, Scope
 
 
 def test_the_chats_are_those_that_the_embedded_model_is_trained_on():
@@ -170,6 +172,19 @@ def test_what_an_endpoint_can_do_wrong_is_an_llm_error(server, replies, says):
     handler.replies += replies
     with pytest.raises(LLMError, match=says):
         ChatEndpoint(url, sleep=lambda s: None).chat([{"role": "user", "content": "hi"}])
+
+
+def test_a_broken_reply_is_tried_again_and_then_an_llm_error(broken_server):
+    url, seen = broken_server
+    endpoint = ChatEndpoint(url, sleep=lambda s: None, timeout_s=5)
+    with pytest.raises(LLMError, match="3 attempts"):
+        endpoint.chat([{"role": "user", "content": "hi"}])
+    assert len(seen) == 3
+    memory = Memory(Ledger(), learner=EchoLearner(), llm=endpoint)
+    memory.observe("My dog is called Biscuit. Yesterday I ran my first marathon.")
+    report = memory.learn()
+    assert (report.failed, memory.status()["failed"]) == (1, 1)
+    assert [m.answer for m in memory.ledger.memories(Scope())] == ["Biscuit"]
 
 
 def test_nobody_there_and_no_url():
