@@ -108,7 +108,7 @@ def _owner(text: str, me: Entity) -> Owner | None:
 
 
 _ROLES = vocab.words(
-    "doctor dentist landlord landlady vet barber mechanic student date head lead hero idol pet"
+    "doctor dentist landlord landlady vet barber mechanic student date head lead hero idol pet master major senior junior fan"
 )
 _LEARNED_FROM = vocab.words("teacher tutor coach instructor trainer friend colleague mate")
 
@@ -217,7 +217,7 @@ _IS_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _IS_AFTER = re.compile(
-    r"^,? ?(?:is|are|was|were|will be|would be|has been|remains|really feels|feels|feel|has always been|takes|pays|hired|employs|makes|gives)\b",
+    r"^,? ?(?:is|are|was|were|will be|would be|has been|remains|really feels|feels|feel|has always been|takes|pays|hired|employs|makes|gives?|has employed|is dangerous|are dangerous|triggers?|causes?|scares?|frightens?|terrif\\w+|helps?|treats?|looks after|owns|rents|beats|cleans?|lends?|comes|will|must|can)\b",
     re.IGNORECASE,
 )
 _LINK_AFTER = re.compile(
@@ -242,7 +242,8 @@ def _best(frame: Frame, cues: list[re.Match[str]], text: str) -> Candidate | Non
 
 def _inside(candidate: Candidate, taken: list[tuple[int, int]], text: str) -> bool:
     """Whether the cue alone makes up the candidate."""
-    return any(s <= candidate.start and candidate.end <= e for s, e in taken)
+    foods = set(candidate.text.lower().split()) & vocab.FOODS
+    return not foods and any(s <= candidate.start and candidate.end <= e for s, e in taken)
 
 
 def _distance(candidate: Candidate, cues: list[re.Match[str]]) -> int:
@@ -302,7 +303,57 @@ _CAP = r"(?:[A-ZÀ-ÖØ-Þ0-9][\w'!+-]*|iPhone|[a-z]+[A-Z]\w*)"
 _TITLE_LINKS = r"(?:of|the|and|in|with|to|from|for|de|la|du|a|on|at|&|no)"
 _NAME_LINKS = r"(?:of|and|&|de|van|von|der)"
 _NO_NAMES = frozenset(
-    ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "I", "I'm", "I've", "I'd", "I'll", "Christmas", "Easter", "TV", "SSID", "OS", "GP", "CV", "PDF", "HR", "DJ", "UK", "USA", "EU", "OK", "Mum", "Mom", "Dad", "Wi-Fi", "WiFi", "Olympics", "LinkedIn", "Duolingo", "Internet", "VPN", "PC"]
+    [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+        "Monday",
+        "Tuesday",
+        "Wednesday",
+        "Thursday",
+        "Friday",
+        "Saturday",
+        "Sunday",
+        "I",
+        "I'm",
+        "I've",
+        "I'd",
+        "I'll",
+        "Christmas",
+        "Easter",
+        "TV",
+        "SSID",
+        "OS",
+        "GP",
+        "CV",
+        "PDF",
+        "HR",
+        "DJ",
+        "UK",
+        "USA",
+        "EU",
+        "OK",
+        "Mum",
+        "Mom",
+        "Dad",
+        "Wi-Fi",
+        "WiFi",
+        "Olympics",
+        "LinkedIn",
+        "Duolingo",
+        "Internet",
+        "VPN",
+        "PC",
+    ]
 )
 
 
@@ -605,6 +656,9 @@ def _open_runs(text: str, shape: str) -> list[Candidate]:
     return found
 
 
+_POSSESSED = re.compile(r"(?:pie|milk|cheese|egg|eggs|bread|mix|beard|delight)$")
+
+
 def _joins_on(tokens: list[re.Match[str]], open_words: list[bool], j: int, joins: frozenset[str]) -> bool:
     """Whether the phrase goes on behind "and", "of", "with": not behind a measure ("a lot of", "a cup of")."""
     if j + 2 >= len(tokens) or not open_words[j + 2] or tokens[j + 1].group().lower() not in joins:
@@ -684,7 +738,14 @@ def _is_open(tokens: list[re.Match[str]], i: int, shape: str) -> bool:
         "boots",
     ):
         return True
-    return plain not in vocab.FUNCTION and plain not in vocab.VERBS and not plain.endswith("'s")
+    return (
+        plain not in vocab.FUNCTION
+        and plain not in vocab.VERBS
+        and not (
+            plain.endswith("'s")
+            and not _POSSESSED.match(tokens[i + 1].group() if i + 1 < len(tokens) else "")
+        )
+    )
 
 
 _BE = vocab.words("am is are was were be been")
@@ -712,7 +773,7 @@ def _generic(phrase: str, shape: str) -> bool:
 
 
 _NEVER = vocab.words(
-    "lot kind sort cup glass piece bowl slice plate pair copy yours mine monday tuesday wednesday thursday friday saturday sunday january february march april june july august september october november "
+    "wrapping balloon exciting dangerous lot kind sort cup glass piece bowl slice plate pair copy yours mine monday tuesday wednesday thursday friday saturday sunday january february march april june july august september october november "
     "december anything nothing everybody nobody somebody summer winter autumn afternoon whole plenty number half hundred thousand million "
     "bit matter sure okay please thank yesterday sorts kinds thing-wise conversation surprise possible easily impossible happy ever absolute "
     "slightest tons loads pile piles corner middle front side rainy sunny cold hot warm hungry thirsty crowded full empty fresh cheap expensive "

@@ -19,7 +19,7 @@ from nestmem.agent import evoke, predicates, relations, turned, unread
 from nestmem.agent.lexicon import CODE_NOUNS, HE, SAME_NOUN, SHE, STATES, words
 from nestmem.agent.relations import Entity, Kind
 from nestmem.agent.values import LOOSE, clean, fits, is_occupation, looks_like_name, one_name, typed
-from nestmem.agent.vocabulary import CAR_MAKES, STREETS
+from nestmem.agent.vocabulary import CAR_MAKES, FUNCTION, STREETS
 
 VERSION = "rules-1"
 MAX_MESSAGE_CHARS = 20_000
@@ -145,6 +145,7 @@ class _Reader:
     source: str = ""
     pronoun: bool = False
     last: str = ""
+    label: str = ""
 
     def __post_init__(self) -> None:
         self.me = Entity((), self.speaker)
@@ -164,7 +165,19 @@ class _Reader:
             self.forgets.append(forget)
             return
         before = len(self.items)
-        if sentence.talk != "statement" or self._style(sentence.text):
+        if self.label and sentence.talk != "question" and self._tell(f"{self.label}? {sentence.text}"):
+            self.label = ""
+            return
+        asked = _LABEL.match(self.source)
+        self.label = (asked["own"] or "my ").lower() + asked["np"] if asked else ""
+        polite = re.match(
+            r"(?:could|can|would|will) you (?:please )?(?=keep|make|answer|reply|respond|write|be|use|give)(?P<rest>.+)",
+            sentence.text,
+            re.I,
+        )
+        if polite and self._style(polite["rest"]):
+            return
+        if self._style(sentence.text) or sentence.talk != "statement":
             self._notice(sentence.text)
             if len(self.items) == before:
                 self._evoked(sentence, before)
@@ -269,7 +282,7 @@ class _Reader:
         )
         if found:
             if re.match(
-                r"(?:every|each|on|at|in|for|when|once|twice|back|again|often|daily|because|from|about|if|after|before|to)\b",
+                r"[\w ]*\btimes\b|(?:every|each|on|at|in|for|when|once|twice|back|again|often|daily|because|from|about|if|after|before|to)\b",
                 found["v"],
                 re.I,
             ):
@@ -750,7 +763,7 @@ class _Reader:
         )
         if not found:
             return False
-        attribute = "nickname" if not entity.path and predicate.startswith("go by") else "name"
+        attribute = "nickname" if not entity.path and re.match(r"go by|be known as", predicate) else "name"
         return self._add(entity, attribute, found["v"], "name")
 
     def _has(self, entity: Entity, said: str, predicate: str) -> bool:
@@ -822,6 +835,9 @@ class _Reader:
         value = clean(re.sub(r"^(?:to be|to have|having) ", "", found["v"]), "food")
         if (
             value is None
+            or re.match(
+                r"the (?:taste|smell|idea|thought|look|feel|sound|color|colour)\\b|(?:his|her) ", value
+            )
             or re.search(
                 r"^(?:you|your|when|how|that|it|with|in|on|at|of|for|from|to|about|by)\b|\b(?:my|our|your)\b",
                 value,
@@ -838,7 +854,10 @@ class _Reader:
         if not found or entity.speaker:
             return False
         doing = re.sub(r"^(?:always|usually) ", "", found["do"])
-        if re.match(r"\w+ed\b|went\b|was\b|were\b|had\b", doing) or re.search(r" at \d", doing):
+        if re.match(
+            r"(?:can|could|will|would|must|should|have to|has to|need|try|got|get to|am|be|never|look|forget)\b|\w+ed\b|went\b|was\b|were\b|had\b",
+            doing,
+        ) or re.search(r" at \d", doing):
             return False
         verb = "am I " + doing[3:] if doing.startswith("be ") else f"do I {doing}"
         if entity.path:
@@ -891,6 +910,9 @@ class _Reader:
     # How the speaker wants to be answered.
 
     def _style(self, text: str) -> bool:
+        units = _UNITS.match(text)
+        if units:
+            return self._add(self.me, "units", units["v"], "style")
         for pattern in _STYLES:
             found = pattern.match(text)
             value = found and clean(found["v"], "style")
@@ -1123,6 +1145,8 @@ class _Reader:
             attribute = "street"
         if _is_loose(entity, attribute):
             confidence = min(confidence, WEAK)
+        if _is_vague(entity, attribute, cleaned):
+            return False
         if attribute.endswith("colour"):
             cleaned = cleaned.lower()
         if (
@@ -1197,6 +1221,22 @@ def _is_loose(entity: Entity, attribute: str) -> bool:
     return attribute in _LOOSE or (not known and attribute.split("_")[-1] not in CODE_NOUNS)
 
 
+def _is_vague(entity: Entity, attribute: str, value: str) -> bool:
+    """Whether a general reading says too little to be asked for: better left open for a model."""
+    if attribute in ("favourite_one", "favourite_other", "favourite_", "favourite", "favourite_thing"):
+        return True
+    if all(w in FUNCTION for w in value.split()):
+        return True
+    known = attribute in relations.ATTRIBUTES or attribute.startswith("favourite")
+    general = not known and attribute.split("_")[-1] not in CODE_NOUNS
+    return general and (
+        attribute.count("_") > 1
+        or len(value.split()) > 5
+        or len(entity.path) > 1
+        or value.split()[0].casefold() in STATES
+    )
+
+
 def _second(text: str) -> str:
     return re.sub(r"\bour\b", "my", text)
 
@@ -1234,10 +1274,15 @@ _TEETH = re.compile(r"\b(?:teeth|tooth\w*|dentist|dental|fillings?)\b", re.IGNOR
 _CLAUSE = re.compile(
     r".* I (?!n\b|I)[a-z]|(?:I|we|they|he|she|you|it)\b(?: [a-z]+|$)|(?:remember|note|mark|do not forget|as for)\b "
 )
+# A heading put as a question: "My favourite film?"
+_LABEL = re.compile(
+    r"(?P<own>(?:my|our|her|his) )?(?P<np>(?!(?:really|why|what|how|who|where|when|right|ok|okay|and|so|you)\b)[A-Za-z][\w' -]{2,40})\?$",
+    re.IGNORECASE,
+)
 # Words that refer to the sentence before.
 _BACK = re.compile(r"\b(?:it|that|there|this|them|he|she|they|his|her)\b", re.IGNORECASE)
 _VERB = re.compile(
-    r"(?<!\w)(?:is|are|was|were|has|have|had|will|can|does|do|goes|lives?|works?|loves?|likes?|hates?|prefers?|enjoys?|plays?|stud(?:y|ies|ied)|speaks?|drives?|"
+    r"(?<!\w)(?:is|are|was|were|has|have|had|will|can|does|do|goes|lives?|works?|calls?|loves?|likes?|hates?|prefers?|enjoys?|plays?|stud(?:y|ies|ied)|speaks?|drives?|"
     r"teach(?:es)?|moved|moves|grew|owns?|collects?|runs?|rides?|got|adopted|bought|answers|listens|responds|bears|sleeps?|eats?|drinks?|turned|turns|arrives?|"
     r"dislikes?|adores?|detests?|became|wants|uses|orders|takes|supports?|retired|married|started|joined|switched|changed|leaves?|starts?|ends?|opens?|closes?|begins?|"
     r"departs?|lands?|supports|follows?|fears?|wears?|remains|reads|needs?|gets?|comes?|could|always|never|usually|just|now|recently|also|still|really|only|no longer)(?!\w)", re.IGNORECASE
@@ -1320,12 +1365,25 @@ _VERBAL = re.compile(
 _NOUNLIKE = re.compile(
     r"\b(?:and|or|that|whenever|when|there|who|which|because|makes|while|if|but)\b", re.IGNORECASE
 )
+_UNITS = re.compile(
+    r"(?:please |always |for units,? |with |from now on,? |i (?:only |always |usually )?)*(?:use|give me|think in|stick to|show me|understand|give (?:me )?(?:all )?(?:the )?(?:measurements|numbers|distances|temperatures|weights)(?: to me)? in|give me (?:measurements|numbers|distances) in|measurements in) "
+    r"(?:(?:all )?(?:the )?(?:measurements|numbers|distances|temperatures|units|weights) in )?(?P<v>(?:metric|imperial|SI|US)(?: (?:units|system|measurements))?|(?:degrees )?(?:Celsius|Fahrenheit)|(?:kilomet(?:re|er)s|miles|met(?:re|er)s|feet|cups|grams|lit(?:re|er)s|inches|kilos|kilograms|pounds|ounces)(?: and \w+)?)(?:,? (?:please|with me|for me|when .+|in (?:your|all).+|always))*$",
+    re.IGNORECASE,
+)
 _STYLES = [re.compile(p, re.IGNORECASE) for p in (
     rf"(?:please |always |from now on,? )*(?:keep|make|write|give me|phrase|format|send(?: me)?) (?:all |me )?(?:your|the|my) {_ANS} (?:always )?(?P<v>.+)$",
     rf"(?:I (?:like|love|want|prefer|need|enjoy|would like|would prefer|appreciate)(?: it when)?) (?:all )?(?:your|my|the) {_ANS} (?:to be |are |kept |always )?(?P<v>.+)$",
     rf"(?:I (?:like|love|want|prefer|need|enjoy|would like|would prefer|appreciate|only want)) (?P<v>(?:[\w-]+ ){{1,3}}){_ANS}$",
     r"(?:please |always |you should |from now on,? |kindly )*(?:answer|reply|respond|write|speak|talk)(?: to)?(?: me)?(?: always| only)? (?P<v>(?:in|with|using|like|as|briefly|shortly|formally|concisely|informally|politely|without|only)\b.*)$",
     rf"(?:your|the) {_ANS} should (?:always )?be (?P<v>.+)$",
+    rf".*?\b(?:I|me|my) (?:[\w ]+ )?(?:like|love|prefer|want|need|appreciate|preference is|favou?r)(?: it if)? (?:your |the )?{_ANS} (?:that |which )?(?:are |is |were |to be |should be )(?:always )?(?P<v>.+)$",
+    rf".*?\b(?:make|keep|write) (?:them|it|things|your {_ANS}|all {_ANS}) (?P<v>.+?) (?:when you (?:reply|answer|respond|write|talk)(?: to me)?|in your {_ANS}(?: to me)?)$",
+    rf".*\b{_ANS}\b.*\b(?:make|keep) (?:them|it|your {_ANS}) (?P<v>.+)$",
+    r"when(?:ever)? you (?:answer|reply|respond|write|talk)(?: to)?(?: me)?,? (?:please )?(?:always )?(?:be|stay|keep it|make it|do it|do so) (?P<v>.+)$",
+    r"I (?:would like|want|prefer|need) you to be (?P<v>.+?) when you (?:answer|reply|respond|write)(?: to)?(?: me)?$",
+    r"(?:please )?(?:be|stay|keep it|make it) (?P<v>.+?) when(?:ever)? you (?:answer|reply|respond|write|talk)(?: to)?(?: me)?$",
+    r"(?:please |always )*(?:answer|reply|respond)(?: to)? me in a way that is (?P<v>.+)$",
+    rf".*\b(?:give me|send me) {_ANS} (?:that are )?(?P<v>.+)$",
     rf"(?:please |always )*give me (?P<v>(?:[\w-]+ ){{1,3}}){_ANS}$",
     r"I (?:would like|want|prefer|need) (?:it if )?you (?:to )?(?:always )?(?:answer|reply|respond|write|speak|talk)(?: to)?(?: me)? (?P<v>.+)$",
     r"(?:please )?(?P<v>(?:do not|never|always) use (?:emojis?|bullet points|jargon|exclamation marks|slang|markdown|tables|lists)\b.*)$",

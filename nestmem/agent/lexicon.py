@@ -57,13 +57,13 @@ SAME_ATTRIBUTE = {
     "papers": "nationality", "academic background": "study field", "position at work": "job title", "meal plan": "diet", "feet": "shoe size", "sneakers": "shoe size", "shoes": "shoe size", "travel destination": "next trip", "next travel destination": "next trip", "ssid of router": "wifi name", "wedding date": "wedding date", "locker number combination": "locker code", "blood": "blood type", "old school": "school", "company": "employer", "workplace": "employer", "firm": "employer", "current employer": "employer",
     "alma mater": "university", "uni": "university", "college": "university", "field of study": "study field",
     "degree": "study field", "major": "study field", "subject at university": "study field",
-    "primary school": "school", "elementary school": "school", "childhood school": "school",
+    "days at school": "school", "primary school": "school", "elementary school": "school", "childhood school": "school",
     "locker combination": "locker code", "locker combo": "locker code", "locker number": "locker code", "locker pin": "locker code",
     "door code": "door code", "front door code": "door code", "code of my front door": "door code", "entry code": "door code",
     "first name": "name", "given name": "name", "last name": "surname", "family name": "surname", "full name": "full name",
     "blood group": "blood type", "shoe size": "shoe size", "usual coffee": "coffee order", "usual": "coffee order", "usual coffee order": "coffee order", "better half": "partner name", "other half": "partner name", "second name": "middle name", "second first name": "middle name", "entrance code": "door code", "building code": "door code", "role": "job title", "arrival": "arrival time", "arrival time": "arrival time", "coffee": "coffee order",
     "coffee of choice": "coffee order", "regular coffee": "coffee order", "mobile": "phone", "cell": "phone", "smartphone": "phone",
-    "mobile phone": "phone", "cellphone": "phone", "cell phone": "phone", "handset": "phone",
+    "phone model": "phone", "car model": "car", "model of phone": "phone", "make of car": "car", "mobile phone": "phone", "cellphone": "phone", "cell phone": "phone", "handset": "phone",
     "os": "operating system", "daily paper": "newspaper", "paper": "newspaper", "morning paper": "newspaper",
     "team": "favourite team", "football team": "favourite team", "sports team": "favourite team", "club": "favourite team",
     "office room": "room number", "office number": "room number", "office": "room number", "room": "room number",
@@ -132,7 +132,7 @@ OCCUPATION_ENDINGS = (
 )  # fmt: skip
 # They end like occupations and are none.
 NO_OCCUPATION = words(
-    "father mother brother sister daughter member supporter fan believer lover beginner sufferer owner character "
+    "volunteer partner father mother brother sister daughter member supporter fan believer lover beginner sufferer owner character "
     "winner loser survivor stickler number bother matter vegetarian person morning-person listener sleeper "
     "eater liar foodie mess wreck dreamer kid child adult parent human woman man gamer reader eater newcomer "
     "stranger outsider loner introvert extrovert user customer traveller traveler mover walker talker learner"
@@ -149,7 +149,7 @@ STATES = words(
     "quiet slow fast hard easy difficult different same important special similar expensive cheap worth right wrong "
     "true false real fake safe dangerous always never not very really so too quite pretty rather almost still just "
     "also only much more most less the best worst better worse everything everyone nothing something someone "
-    "probably maybe perhaps coming going doing getting being having making visiting staying driving killing allergic "
+    "complete silent loyal probably maybe perhaps coming going doing getting being having making visiting staying driving killing allergic "
     "from at about like as into obsessed addicted interested responsible famous due located based called named born "
     "my your our his her their its this that these those what who how why where when which it he she they we you "
     "stressful exhausting boring fun hilarious perfect ideal delicious gorgeous messy noisy friendly shy grumpy "

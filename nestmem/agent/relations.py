@@ -232,7 +232,7 @@ def attribute_name(text: str) -> str:
 
 
 _FAVOURITE = re.compile(
-    r"(?:(?:all-time|all time|absolute|very|most|number one|personal|ultimate|top) )*(?:favourite|go-to|preferred|best-loved) "
+    r"(?:number[- ]one |(?:(?:all-time|all time|absolute|very|most|number one|personal|ultimate|top) )*(?:favourite|go-to|preferred|best-loved) )"
     r"(?:(?:kind|type|sort|brand|style|genre|piece) of )?(.+)"
 )
 _FAVOURITE_IS = {"toy": "toy", "coffee": "coffee_order", "music": "music_genre", "genre": "music_genre", "airline": "airline", "newspaper": "newspaper",

@@ -57,6 +57,8 @@ def _cleft(found: re.Match[str]) -> str:
 _TURNED: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (re.compile(r"as an? (?P<v>[\w -]+?), (?P<n>my [\w-]+) .+$", re.I), lambda m: f"{m['n']} is a {m['v']}" if values.is_occupation(m["v"]) else ""),
     (re.compile(r"it is (?P<v>(?!not\b|the\b|so\b|true\b|nice\b|clear\b)[^,]+?) (?:that|who|which) (?:(?P<s>I|we|my [\w-]+(?: [\w-]+)??) )?(?P<rest>(?:is|are|was|has|pays|employs|triggers|causes|makes|helps|treats|owns|runs|keeps|calls?|wants?|lives?|works?|loves?|likes?|prefers?|drives?|plays?|studies|study|have|go|come|use|speak|support|travel|take|follow|eat|drink|read|listen|fly|shop|stay|volunteer|bank|wear|dislikes?|hates?|fears?|was|am|do|does|did|get|need)\b.*)$", re.I), _cleft),
+    (re.compile(r"(?:working|being|employed|life) (?:as )?(?P<v>an? .+?) is how (?P<s>I|my [\w-]+(?: [\w-]+)??) (?:pays?|earns?|makes?|gets?|spends?)\b.*$", re.I), lambda m: f"{m['s']} {'work' if m['s'] == 'I' else 'works'} as {m['v']}"),
+    (re.compile(r"(?:my|our) (?P<n>[\w' -]+?)\? (?:(?:it|he|she|that) (?:is|would be|has to be) |definitely |always |clearly |for sure |of course |without a doubt |i am )*(?P<v>[^,]+).*$", re.I), lambda m: f"my {m['n']} is {m['v']}"),
     (re.compile(r"on (?P<v>.+?),? I (?:turn (?:a year older|\d+)|celebrate my birthday|have my birthday)$", re.I), lambda m: f"my birthday is {m['v']}"),
     (
         re.compile(r"on (?P<v>.+?),? (?P<n>my [\w' -]+?) (?:turns a year older|has (?:his|her|its) birthday|celebrates (?:his|her) birthday)$", re.I),

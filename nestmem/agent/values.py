@@ -59,8 +59,8 @@ def clean(value: str, shape: str) -> str | None:
 
 
 _CIRCUMSTANCE = re.compile(
-    r"(?<=\w) (?:during|among|amongst|throughout) .+$|(?<=\w) (?:is|are|was|has) (?:an?|the|so|too|very|really|quite|[a-z]+)\b.*$|(?<=\w) (?:for|in|on|from|at|with|over) (?:my|our|his|her|everything|an?|the (?!(?-i:[A-Z]))|\d+|"
-    r"(?:two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|several|some|many|most) )\b.*$|(?<=\w) (?:two|three|four|five|six|seven|eight|nine|ten|\d+|several|some|a few) (?:years|months|weeks|days) ago$|(?<=\w) (?:all day|to sleep|most)$",
+    r"(?<=\w) (?:during|among|amongst|throughout) .+$|(?<=\w) and (?:will|I|we|he|she|it|then|now|am|is|have|has|my|finally|do|can)\b.*$|(?<=\w) (?:is|are|was|has) (?:an?|the|so|too|very|really|quite|[a-z]+)\b.*$|(?<=\w) (?:for|in|on|from|at|with|over) (?:my|our|his|her|everything|an?|the (?!(?-i:[A-Z]))|\d+|"
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|several|some|many|most) )\b.*$|(?<=\w) (?:two|three|four|five|six|seven|eight|nine|ten|\d+|several|some|a few) (?:years|months|weeks|days) ago$|(?<=\w) (?:all day|to sleep|most)$|(?<=\w) (?:two|three|four|five|six)$",
 )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ _A_DAY = re.compile(
     r"(?P<v>(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?(?:,? (?:and|or) )?)+)(?<! )", re.IGNORECASE
 )
 COLOUR = re.compile(
-    r"\b(?:(?:sky|olive|mustard|navy|dark|light|pale|bright|deep|royal|baby|forest|mint|lime|hot|burnt|off|jet|snow|blood|brick|bottle|sea|ice|lemon|pastel|midnight|rose|wine|moss|steel|slate)[ -])?"
+    r"\b(?:(?:sky|olive|mustard|navy|chestnut|cherry|dark|light|pale|bright|deep|royal|baby|forest|mint|lime|hot|burnt|off|jet|snow|blood|brick|bottle|sea|ice|lemon|pastel|midnight|rose|wine|moss|steel|slate)[ -])?"
     rf"(?:{'|'.join(sorted(COLOURS, key=len, reverse=True))})\b",
     re.IGNORECASE,
 )
@@ -92,8 +92,10 @@ _TYPED = {
     "birthday": _A_DATE, "wedding_date": _A_DATE, "arrival_time": _A_TIME, "wake_time": _A_TIME, "bedtime": _A_TIME, "gym_time": _A_TIME,
     "meeting_day": _A_DAY, "training_day": _A_DAY, "music_lesson_day": _A_DAY, "locker_code": re.compile(r"(?<![\w.-])(?P<v>\d[\d -]*\d)(?![\w-])"), "door_code": re.compile(r"(?<![\w.-])(?P<v>\d[\d -]*\d)(?![\w-])"),
     "room_number": re.compile(r"^(?:room|number|no\.?|office)(?: number)? (?P<v>[A-Z]?\d+\w?)", re.IGNORECASE), "street": re.compile(r"^\d+\w? (?P<v>\D.+)"),
-    "diet": re.compile(r"^(?:strictly|purely|always|all|mostly|entirely|completely) (?P<v>.+)", re.IGNORECASE), "operating_system": re.compile(r"^(?:on|of|runs?) (?P<v>.+)"),
-    "music_genre": re.compile(r"^(?:of|to) (?P<v>.+)"), "shoe_size": re.compile(r"(?P<v>\d+(?:[.,]5|½)?)"),
+    "diet": re.compile(r"^(?:strictly|purely|always|all|mostly|entirely|completely) (?P<v>.+)", re.IGNORECASE), "sleep_place": re.compile(r"^(?P<v>.+?) (?:to sleep|all night|every night|at night|for the night)$"), "school": re.compile(r"^school (?:at|in) (?P<v>.+)"), "newspaper": re.compile(r"^(?P<v>.+?) for [a-z]+ years$"),
+    "volunteer_place": re.compile(r"^(?P<v>.+?) (?:without|for free|for nothing|every|once|twice|on|whenever|when) .+"), "instrument": re.compile(r"^(?:gifted |talented |good |great |keen |proud |passionate |professional |amateur )+(?P<v>.+)"),
+    "breed": re.compile(r"^(?:pure-?bred|pedigree|real|true|proper|typical|mixed-breed|young|old|big|little|lovely) (?P<v>.+)"), "car": re.compile(r"^(?:to work |around |everywhere |about )?in an? (?P<v>.+)"), "operating_system": re.compile(r"^(?:on|of|runs?) (?P<v>.+)"),
+    "music_genre": re.compile(r"^(?:of|to|with|plays?) (?P<v>.+)"), "shoe_size": re.compile(r"(?P<v>\d+(?:[.,]5|½)?)"),
 }  # fmt: skip
 
 
@@ -109,7 +111,7 @@ def _place(value: str) -> str:
         value,
     )
     housed = re.match(r"an? (?:[\w-]+ ){0,4}(?:in|near|outside) (?P<v>[A-Z].*)$", value)
-    value = housed["v"] if housed else value
+    value = housed["v"] if housed else re.sub(r"^(?:in|at|near) (?=[A-Z])", "", value)
     return _PLACE_CUT.sub("", re.split(r", (?=[a-z])", value)[0])
 
 
@@ -157,7 +159,7 @@ def _time(value: str) -> str:
 
 def _instrument(value: str) -> str:
     value = re.sub(r"^(?:the|an?|my) ", "", value, flags=re.IGNORECASE)
-    return re.split(r", | (?:in|at|for|with|every|and (?:I|sing)|on|since)\b", value)[0]
+    return re.split(r", | (?:in|at|for|with|every|and (?:I|sing)|on|since|as|\w+ly|all|together)\b", value)[0]
 
 
 def _food(value: str) -> str:
@@ -235,7 +237,7 @@ _NEVER_FIRST = {
         "allergy member patient good bad very bit little great real lovely big sweet rescue boy girl patient member"
     ),
     "place": words(
-        "a an my our your this that fear bed work school peace hope front doubt charge town love it here there"
+        "a an my our your this that fear bed work school peace hope front doubt charge town love it here there right just still always about almost not"
     ),
     "doing": words(
         "with in on at of for from to about by lot a my our that new more something people it this"
@@ -244,7 +246,9 @@ _NEVER_FIRST = {
 _NOT_WORKPLACES = re.compile(
     r"(?:the|an?) (?:time|first|moment|weekends?|same|while|bit|lot|long|few|change)\b", re.IGNORECASE
 )
-_NO_NAME = re.compile(r"\d{1,2}[:.]\d|room\b|an? gym\b|gym\b|Dr\b|the \w+ team\b|the team\b|team\b")
+_NO_NAME = re.compile(
+    r"\d{1,2}[:.]\d|room\b|an? gym\b|gym\b|Dr\b|the \w+ team\b|the team\b|team\b|(?:my|our|your|his|her) [a-z]|an? club\b|club\b"
+)
 _NEVER_TAUGHT = words("myself himself herself miles me him her them in at")
 _PLACES = words("home_city hometown birthplace childhood_home work_city next_trip")
 

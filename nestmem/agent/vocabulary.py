@@ -20,7 +20,7 @@ _VERBS = words(
     "quench move mean matter treasure count rely depend trust manage thank finish paint knit trip fetch curl lie nap doze snooze "
     "chew carry destroy bribe spoil miss skip attend graduate enrol enroll major specialise specialize pursue hail settle reside "
     "relocate unpack dwell register recognise recognize subscribe deliver receive pour brew sip grab crave swap switch update "
-    "adopt rescue welcome raise bark meow purr wag tell guess admit relax unwind devote enter bank save deposit shop wear push "
+    "adopt rescue welcome bark meow purr wag tell guess admit resist relax unwind devote enter bank save deposit shop wear push "
     "lift jog cycle book stay lodge host expect ring knock laugh complain cost print crash charge type step wonder guess agree "
     "borrow lend pretend treat keep hang hug feed groom water stroke brush shut smell taste"
 )
@@ -179,5 +179,5 @@ PREFERENCE = (
     r"guilty pleasure|moves me|means more|happiest|feel best|loveliest|greatest|finest|nicest|prettiest|all about|would (?:pick|choose|take|paint|go for)|"
     r"look forward to|dreaming of|fell in love|heart (?:belongs|beats)|over any other|always (?:picks?|chooses?|orders?|goes? for|wants?|has room|have room)|only (?:buys?|wears?)|first choice|never tire|get tired of|all-time|"
     r"fascinated|makes me happy|and i am happy|happy|never miss|say no to|nothing else|for (?:me|my) .*no|the one (?:i|we)|all (?:day|year)|my thing|top of my|"
-    r"prefer|(?:my|his|her) (?:\w+ )?(?:colou?r|song|club|movie|film|band|drink|dish)|can not resist|swear by|wild about|suits me|tick my|is the (?:king|queen)|on repeat|regular at"
+    r"prefers?|(?:my|his|her) (?:\w+ )?(?:colou?r|song|club|movie|film|band|drink|dish)|can not resist|swear by|wild about|suits me|tick my|is the (?:king|queen)|on repeat|regular at"
 )

@@ -1,7 +1,9 @@
 """The rules, on sentences written by hand and on the bank of phrasings that the embedded model learns from."""
 
+import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -332,6 +334,21 @@ def measure(split: Split, n: int) -> tuple[float, float, float, float]:
     return right / n, asked / n, right / max(1, answered), usual / max(1, right)
 
 
+def test_statements_in_words_of_their_own():
+    """Hand-written statements in wordings that the bank does not have: value and canonical question."""
+    lines = (Path(__file__).parent / "statements.jsonl").read_text(encoding="utf-8").splitlines()
+    cases = [json.loads(line) for line in lines]
+    answered = right = 0
+    for case in cases:
+        told = [i for i in extract(case["message"]).items if i.answer]
+        answered += bool(told)
+        right += any(
+            i.question == case["question"] and bare(i.answer or "") == bare(case["value"]) for i in told
+        )
+    assert right / len(cases) > 0.9
+    assert right / answered > 0.92
+
+
 def bare(text: str) -> str:
     return re.sub(r"^(?:the|an?|some) ", "", text.casefold().strip(" ."))
 
@@ -339,9 +356,9 @@ def bare(text: str) -> str:
 def test_the_bank_of_phrasings():
     """Recorded on 2026-11-21. What no rule reads is left to a model."""
     found, asked, right, usual = measure("train", 600)
-    assert found > 0.8
-    assert asked > 0.75
-    assert right > 0.93
+    assert found > 0.85
+    assert asked > 0.82
+    assert right > 0.95
     assert usual > 0.9
     found, asked, right, usual = measure("test", 600)
     assert found > 0.25
