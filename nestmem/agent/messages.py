@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nestmem.errors import InputError
+from nestmem.store.records import require_meta
 
 ROLES = ("user", "assistant", "system", "tool")
 SOURCES = ("user", "tool", "web", "import")
@@ -222,6 +223,7 @@ def _message(item: Any, where: str) -> Message | None:
     if isinstance(item, Message):
         check_content(item.content, where)
         _check_role(item.role, where)
+        _check_meta(item.meta, where)
         return replace(item, occurred_at=parse_time(item.occurred_at, where))
     if isinstance(item, str):
         item = {"role": "user", "content": item}
@@ -245,8 +247,16 @@ def _message(item: Any, where: str) -> Message | None:
         name=name,
         source=source or ("tool" if role == "tool" else None),
         group=item.get("group") is True,
-        meta=dict(meta) if isinstance(meta, Mapping) else {},
+        meta=_check_meta(dict(meta) if isinstance(meta, Mapping) else {}, where),
     )
+
+
+def _check_meta(meta: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        require_meta(meta)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return meta
 
 
 def _check_role(role: Any, where: str) -> str:

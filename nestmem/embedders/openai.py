@@ -46,7 +46,8 @@ class OpenAIEmbedder:
                 answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EmbedderError(
-                f"{self._url} did not give embeddings ({type(error).__name__}: {error}); check the URL and that the server runs"
+                f"{self._url} did not give embeddings ({type(error).__name__}: {error}); "
+                "check the URL and that the server runs"
             ) from error
         return _unit_rows(answer, len(texts), self._url)
 

@@ -90,21 +90,26 @@ class Connection:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable write; a nested call joins the outer one. Any exception undoes all of it."""
+        """One durable write. An exception undoes all of it.
+
+        A nested call is part of the outer one and reaches the disk with it; an exception that leaves the nested
+        block undoes that block, also when the outer one catches it and goes on.
+        """
         with self._lock, self.errors():
-            if self._depth == 0:
-                self._begin()
-            self._depth += 1
+            if self._depth:
+                with self._nested():
+                    yield self.raw
+                return
+            self._begin()
+            self._depth = 1
             try:
                 yield self.raw
             except BaseException:
-                self._depth -= 1
-                if self._depth == 0:
-                    self._roll_back()
+                self._depth = 0
+                self._roll_back()
                 raise
-            self._depth -= 1
-            if self._depth == 0:
-                self._commit()
+            self._depth = 0
+            self._commit()
 
     def after_commit(self, name: str, function: Callable[[], object]) -> None:
         """Runs `function` after the outermost commit, once per `name`."""
@@ -116,6 +121,27 @@ class Connection:
             if self._raw is not None:
                 self._raw.close()
                 self._raw = None
+
+    @contextmanager
+    def _nested(self) -> Iterator[None]:
+        name = f"nested_{self._depth}"
+        hooks = dict(self._after_commit)
+        self.raw.execute(f"SAVEPOINT {name}")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._after_commit = hooks
+            # SQLite has undone everything itself after some errors, a full disk for one.
+            if self.raw.in_transaction:
+                self.raw.execute(f"ROLLBACK TO {name}")
+                self.raw.execute(f"RELEASE {name}")
+            self.on_rollback()
+            raise
+        else:
+            self.raw.execute(f"RELEASE {name}")
+        finally:
+            self._depth -= 1
 
     def _begin(self) -> None:
         if self.read_only:

@@ -1,5 +1,6 @@
 """What the ledger stores, as frozen values. Times are timezone-aware UTC datetimes everywhere."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +47,24 @@ def require_text(what: str, value: object, *, max_chars: int | None = None) -> s
     if max_chars is not None and len(value) > max_chars:
         raise InputError(f"{what} has {len(value)} characters; at most {max_chars} are allowed")
     return value
+
+
+def require_meta(meta: object) -> None:
+    """InputError unless `meta` is a dict that can be stored as JSON."""
+    if not isinstance(meta, dict):
+        raise InputError(f"meta is {type(meta).__name__}; expected a dict that can be written as JSON")
+    for key in meta:
+        require_text("a key of meta", key)
+    try:
+        text = json.dumps(meta, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"meta cannot be written as JSON ({error}); give texts, finite numbers, true, false, null, and lists "
+            "and objects of them (a time as ISO 8601)"
+        ) from error
+    require_text("meta", text)
+    if meta.get("idempotency_key") is not None:
+        require_text("meta['idempotency_key']", meta["idempotency_key"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +114,10 @@ class NewEvent:
         require_text("content", self.content)
         if self.name is not None:
             require_text("name", self.name)
+        for name in ("id", "session"):
+            if getattr(self, name) is not None:
+                require_text(name, getattr(self, name))
+        require_meta(self.meta)
         if not self.role:
             raise InputError("role is empty; expected for example 'user' or 'assistant'")
         if self.source not in SOURCES:

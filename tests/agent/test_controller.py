@@ -433,6 +433,7 @@ def test_a_chat_turn_learns_answers_and_forgets():
         (lambda m: m.observe("bad \ud800 text"), "UTF-8"),
         (lambda m: m.observe({"role": "wizard", "content": "hi"}), "wizard"),
         (lambda m: m.observe({"role": "user", "content": 3}), "expected a text"),
+        (lambda m: m.observe({"role": "user", "content": "hi", "meta": {"a": {1}}}), "message 1: meta"),
         (lambda m: m.observe("hi", occurred_at="yesterdayish"), "no time"),
         (lambda m: m.observe("hi", source="rumour"), "rumour"),
         (lambda m: m.observe("hi", 3), "scope"),
@@ -501,3 +502,29 @@ def test_a_memory_that_keeps_changing_is_learned_under_the_lock(tmp_path):
     one._plan = interrupted
     assert one.learn().memories == 4
     assert one.answer("Where do I live?", arm="weights").text == "Cork"
+
+
+@pytest.mark.parametrize("learned_by", [None, EchoLearner("other")], ids=["text only", "another model"])
+def test_what_is_forgotten_while_a_model_learns_stays_forgotten(tmp_path, learned_by):
+    path = tmp_path / "m.db"
+    with Memory(Ledger(path), learner=learned_by) as memory:
+        [_, secret] = memory.observe(["I live in Leeds.", "My locker code is 4471."])
+        memory.learn()
+    one, two = open_memory(path), Memory(Ledger(path))
+    plan = one._plan
+
+    def interrupted(lessons):
+        changes = plan(lessons)
+        if two.ledger.count(Scope()) == 2:
+            two.forget(secret)
+        return changes
+
+    one._plan = interrupted
+    if learned_by is None:
+        one.learn()
+    assert one.answer("What is my locker code?", arm="weights").text == "I don't know."
+    assert one.answer("Where do I live?", arm="weights").text == "Leeds"
+    assert not any("4471" in str(u.examples) for u in one.ledger.updates(Scope()))
+    one.close()
+    two.close()
+    assert b"4471" not in path.read_bytes()

@@ -28,6 +28,51 @@ def test_events_come_back_as_written(ledger, ann):
     assert (stored.seq, stored.speaker, stored.meta, stored.content) == (1, "Ann", {"n": [1, 2]}, new.content)
 
 
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({"idempotency_key": ["a"]}, "idempotency_key"),
+        ({"idempotency_key": 3}, "idempotency_key"),
+        ({"at": NOON}, "JSON"),
+        ({"tags": {"a"}}, "JSON"),
+        ({"score": float("nan")}, "JSON"),
+        ({"said": "\ud800"}, "lone surrogate"),
+        ({"in": {1: "a", "b": 2}}, "JSON"),
+        ({3: "x"}, "key of meta"),
+        (["x"], "expected a dict"),
+    ],
+)
+def test_meta_that_cannot_be_stored_is_refused(ledger, ann, meta, says):
+    with pytest.raises(InputError, match=says):
+        ledger.append(ann, [NewEvent(role="user", content="hi", meta=meta)])
+    assert ledger.count(ann) == 0
+
+
+@pytest.mark.parametrize("field", ["content", "role", "name", "id", "session"])
+def test_a_lone_surrogate_is_refused_everywhere(field):
+    with pytest.raises(InputError, match="lone surrogate"):
+        NewEvent(**{"role": "user", "content": "hi", field: "bad \ud800"})
+
+
+def test_a_nested_write_that_fails_is_undone_when_the_error_is_caught(ledger, ann, say, remember):
+    with ledger.transaction():
+        kept = say(ledger, ann, "My dog is called Biscuit.")
+        with pytest.raises(InputError, match="span"):
+            remember(ledger, kept, "bad", span=(0, 999))
+        remember(ledger, kept, "good")
+        with pytest.raises(RuntimeError), ledger.transaction():
+            ledger.forget(ann, [kept.id])
+            raise RuntimeError
+        with pytest.raises(InputError, match="not both"):
+            ledger.supersede(ann, "good", "none", NOON)
+        say(ledger, ann, "I live in Rome.")
+    assert [event.content for event in ledger.events(ann)] == ["My dog is called Biscuit.", "I live in Rome."]
+    assert [(m.id, m.status) for m in ledger.memories(ann, active_only=False)] == [("good", "active")]
+    assert len(ledger.postings(ann, ["biscuit"])[0]) >= 1
+    assert ledger.status(ann)["scrub_pending"] is False
+    assert ledger.check() == []
+
+
 def test_events_survive_the_process(open_ledger, ann, say):
     first = open_ledger()
     said = say(first, ann, "My dog is called Biscuit.")
