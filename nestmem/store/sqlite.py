@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nestmem.errors import InputError
+from nestmem.errors import InputError, LedgerLocked
 from nestmem.store import forgetting, rows
 from nestmem.store.connection import Connection
 from nestmem.store.migrations import migrate
@@ -71,6 +71,8 @@ class Ledger:
         try:
             with self._connection.errors():
                 migrate(self._connection.raw, self.path, read_only=read_only)
+            if not read_only and self._scrub_pending():
+                self.scrub(wait=False)
         except BaseException:
             self._connection.close()
             raise
@@ -90,6 +92,11 @@ class Ledger:
         """All writes inside become one; if the block raises, none of them happened."""
         with self._connection.transaction():
             yield
+
+    def changes(self, scope: Scope) -> int:
+        """A number that grows with each change of the scope's events and memories."""
+        found = self._read("SELECT version FROM scope WHERE id = ?", [self._scope_id(scope)])
+        return found[0][0] if found else 0
 
     # Events
 
@@ -509,17 +516,27 @@ class Ledger:
             self._connection.after_commit("scrub", self.scrub)
         return removed
 
-    def scrub(self) -> bool:
+    def scrub(self, *, wait: bool = True) -> bool:
         """Folds the write-ahead log into the file and cuts it to zero bytes.
 
-        False when another connection was still reading old pages; the ledger tries again at the next
-        forget, and `status` says that it is pending.
+        False when another connection was writing, or still reading old pages, all through the busy timeout (or
+        right now, with wait=False). `status` then says that it is pending, and the ledger tries again at the next
+        forget and when the file is next opened.
         """
         with self._connection.reading() as raw:
-            if raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            timeout = raw.execute("PRAGMA busy_timeout").fetchone()[0]
+            try:
+                if not wait:
+                    raw.execute("PRAGMA busy_timeout = 0").fetchone()
+                with self._connection.errors():
+                    if raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                        return False
+                with self._connection.transaction():
+                    raw.execute("DELETE FROM flag WHERE name = 'scrub'")
+            except LedgerLocked:
                 return False
-        with self._connection.transaction() as raw:
-            raw.execute("DELETE FROM flag WHERE name = 'scrub'")
+            finally:
+                raw.execute(f"PRAGMA busy_timeout = {timeout}").fetchone()
         return True
 
     def add_receipt(self, scope: Scope, receipt: Receipt) -> None:
@@ -616,7 +633,7 @@ class Ledger:
             "sessions": len(self.sessions(scope)),
             "vectors": {f"{model}/{dim}": number for model, dim, number in vectors},
             "errors": [row[0] for row in errors],
-            "scrub_pending": bool(self._read("SELECT 1 FROM flag WHERE name = 'scrub'", [])),
+            "scrub_pending": self._scrub_pending(),
             "backups": [str(path) for path in self.backups()],
             "bytes": self.bytes_on_disk(),
         }
@@ -641,6 +658,9 @@ class Ledger:
         return [] if found == ["ok"] else found
 
     # Private
+
+    def _scrub_pending(self) -> bool:
+        return bool(self._read("SELECT 1 FROM flag WHERE name = 'scrub'", []))
 
     def _read(self, sql: str, values: Sequence[Any]) -> list[tuple]:
         with self._connection.reading() as raw:

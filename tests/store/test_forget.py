@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nestmem.store import Ledger, Scope, WeightUpdate, WeightVersion
 
@@ -126,6 +127,32 @@ def test_a_reader_delays_the_scrub(open_ledger, ann, say):
     assert writer.status(ann)["scrub_pending"] is True
     raw.execute("COMMIT")
     assert writer.scrub() is True
+    assert writer.status(ann)["scrub_pending"] is False
+    assert copies(writer, SECRET) == 0
+
+
+@pytest.mark.parametrize("again", ["open", "forget"])
+def test_a_scrub_that_finds_the_file_locked_is_made_up_for(open_ledger, ann, say, again, monkeypatch):
+    writer, other = open_ledger(busy_timeout_ms=50), open_ledger()
+    said, more = say(writer, ann, SECRET), say(writer, ann, "something else")
+    raw, scrub = other._connection.raw, writer.scrub
+
+    def taken_meanwhile() -> bool:
+        raw.execute("BEGIN IMMEDIATE")
+        return scrub()
+
+    monkeypatch.setattr(writer, "scrub", taken_meanwhile)
+    assert writer.forget(ann, [said.id])["events"] == 1
+    assert scrub() is False
+    assert writer.status(ann)["scrub_pending"] is True
+    assert open_ledger(busy_timeout_ms=50).status(ann)["scrub_pending"] is True
+    raw.execute("COMMIT")
+    monkeypatch.undo()
+    if again == "open":
+        writer.close()
+        writer = open_ledger()
+    else:
+        writer.forget(ann, [more.id])
     assert writer.status(ann)["scrub_pending"] is False
     assert copies(writer, SECRET) == 0
 
