@@ -231,18 +231,33 @@ class Memory:
 
     def _relearn(self, owner: Scope) -> None:
         assert self._book is not None
-        lesson = self._read_pending(owner, work=[])
-        [change] = self._plan([lesson])
-        assert change is not None
         try:
+            for _ in range(ATTEMPTS):
+                lesson = self._read_pending(owner, work=[])
+                [change] = self._plan([lesson])
+                if self._commit_relearned(lesson, change):
+                    return
             with self.ledger.transaction():
-                version = self._book.commit(owner, change, "learned again for another model or rule")
+                lesson = self._read_pending(owner, work=[])
+                [change] = self._plan([lesson])
+                self._commit_relearned(lesson, change)
         except LedgerReadOnly as error:
             raise BaseChanged(
                 f"the stored weights of user {owner.user!r} were made by another model or write rule, and this ledger "
                 "is read-only; open it once for writing to learn them again, or open it with the model they belong to"
             ) from error
+
+    def _commit_relearned(self, lesson: _Lesson, change: Change | None) -> bool:
+        """Stores weights that were learned again. False when the memory changed meanwhile."""
+        assert self._book is not None
+        assert change is not None
+        owner = lesson.scope
+        with self.ledger.transaction():
+            if self._seen(owner) != lesson.seen:
+                return False
+            version = self._book.commit(owner, change, "learned again for another model or rule")
         self._book.committed(owner, version, change.state)
+        return True
 
     def _listed(self, scope: Scope, version: WeightVersion) -> set[str]:
         """Ids of the memories whose updates are in a version."""
@@ -285,16 +300,36 @@ class Memory:
         work = self.ledger.pending(owner) if work is None else work
         lesson = _Lesson(scope=owner, work=work, seen=seen)
         events = {e.id: e for e in self.ledger.events(owner, ids=[w.event_id for w in work])}
-        held = _by_key(self.ledger.memories(owner))
+        lesson.work = work = [w for w in work if w.event_id in events]
+        earlier = self._in_order(owner, events) if work else []
+        held: dict[str, MemoryRecord] = {}
+        place = 0
         for item in sorted(work, key=lambda w: (events[w.event_id].when, events[w.event_id].seq)):
-            self._read_event(lesson, item, events[item.event_id], held)
+            event = events[item.event_id]
+            while place < len(earlier) and earlier[place][0] < (event.when, event.seq):
+                _hold(held, earlier[place][1])
+                place += 1
+            self._read_event(lesson, item, event, held)
         self._settle(lesson)
         return lesson
 
+    def _in_order(
+        self, owner: Scope, events: Mapping[str, Event]
+    ) -> list[tuple[tuple[datetime, int], MemoryRecord]]:
+        """All memories in the order they were said, with their places in it. An event is read with what was held
+        when it was said, so that reading it again later, after a forget, comes to the same."""
+        memories = self.ledger.memories(owner, active_only=False)
+        moments = {e.when for e in events.values()}
+        tied = {m.event_id for m in memories if m.valid_from in moments}
+        seq = {e.id: e.seq for e in self.ledger.events(owner, ids=tied)} if tied else {}
+        placed = [((m.valid_from, seq.get(m.event_id, 0)), m) for m in memories]
+        return sorted(placed, key=lambda pair: pair[0])
+
     def _seen(self, owner: Scope) -> tuple[object, ...]:
-        """What tells whether somebody else learned or forgot meanwhile."""
+        """What tells whether somebody else told, learned or forgot something meanwhile."""
         head = self.ledger.head(owner)
-        return (head.id if head else None, *((w.id, w.attempts) for w in self.ledger.pending(owner)))
+        changes = self.ledger.changes(owner)
+        return (changes, head.id if head else None, *((w.id, w.attempts) for w in self.ledger.pending(owner)))
 
     def _read_event(self, lesson: _Lesson, work: Work, event: Event, held: dict[str, MemoryRecord]) -> None:
         if event.role != "user" or event.source not in TRUSTED:
@@ -324,9 +359,7 @@ class Memory:
             needs = dict.fromkeys((*item.depends, item.key) if item.ends else item.depends)
             lesson.depends += [(record.id, before[key].id) for key in needs if key in before]
             lesson.records.append(record)
-            if record.key not in held or held[record.key].valid_from <= record.valid_from:
-                held.pop(record.key, None)
-                held[record.key] = record
+            _hold(held, record)
 
     def _written(self, items: Sequence[extract.Item]) -> list[tuple[extract.Item, str]]:
         """The items with who read them; open ones turned into questions and answers by the writer, if there is one.
@@ -734,13 +767,10 @@ def _new_event(message: Message, source: str) -> NewEvent:
     )
 
 
-def _by_key(memories: Iterable[MemoryRecord]) -> dict[str, MemoryRecord]:
-    """The newest memory of each key, the newest key last."""
-    held: dict[str, MemoryRecord] = {}
-    for memory in sorted(memories, key=lambda m: m.valid_from):
-        held.pop(memory.key, None)
-        held[memory.key] = memory
-    return held
+def _hold(held: dict[str, MemoryRecord], record: MemoryRecord) -> None:
+    """Makes a record the one of its key, the newest key last."""
+    held.pop(record.key, None)
+    held[record.key] = record
 
 
 def _known(memories: Iterable[MemoryRecord]) -> list[extract.Known]:
