@@ -258,6 +258,68 @@ def test_forgetting_without_the_model_is_made_good_when_it_is_back(tmp_path):
         assert digest_now(memory) == head(other).digest
 
 
+@pytest.mark.parametrize("make", [EchoLearner, ReplayLearner])
+@pytest.mark.parametrize("other", [None, EchoLearner("other")], ids=["no model", "another model"])
+def test_what_holds_again_is_written_when_the_model_is_back(tmp_path, make, other):
+    path = tmp_path / "m.db"
+    told = ["I live in Leeds.", "My dog is called Biscuit.", "I moved to York."]
+    with open_memory(path, learner=make()) as memory:
+        for day, text in enumerate(told):
+            *_, york = memory.observe(text, occurred_at=START + timedelta(days=day))
+            memory.learn()
+    with Memory(Ledger(path), learner=other) as memory:
+        memory.forget(york)
+        if other:
+            assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
+    with open_memory(path, learner=make()) as memory, open_memory(learner=make()) as life:
+        for day, text in enumerate(told[:2]):
+            life.observe(text, occurred_at=START + timedelta(days=day))
+            life.learn()
+        assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
+        assert digest_now(memory) == head(memory).digest == head(life).digest
+        assert memory.status()["weights_current"] is True
+
+
+def test_what_holds_again_is_written_where_there_were_no_weights():
+    memory = open_memory()
+    memory.observe("I work at Acme.", occurred_at=START)
+    [quit_] = memory.observe("I quit my job at Acme.", occurred_at=START + timedelta(hours=1))
+    memory.learn()
+    memory.forget(quit_)
+    assert memory.answer("Which company do I work for?", arm="weights").text == "Acme"
+
+
+def test_a_text_only_ledger_is_learned_on_first_use_of_a_model(tmp_path):
+    path = tmp_path / "m.db"
+    with Memory(Ledger(path)) as memory:
+        memory.observe("I live in Leeds.")
+        memory.learn()
+    with Memory(Ledger(path, read_only=True), learner=EchoLearner()) as memory:
+        assert memory.answer("Where do I live?", arm="weights").spoke == "none"
+    with open_memory(path) as memory:
+        assert memory.status()["weights_current"] is False
+        assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
+        assert memory.status()["weights_current"] is True
+
+
+def test_a_forget_between_reading_the_head_and_its_updates_is_no_damage(tmp_path):
+    path = tmp_path / "m.db"
+    with open_memory(path) as memory:
+        [_, code] = memory.observe(["I live in Leeds.", "My locker code is 4471."])
+        memory.learn()
+    one, two = open_memory(path), open_memory(path)
+    assert one._book is not None
+    parts = one._book._parts
+
+    def interrupted(scope, ids):
+        if two.ledger.count(Scope()) == 2:
+            two.forget(code)
+        return parts(scope, ids)
+
+    one._book._parts = interrupted
+    assert one.answer("Where do I live?", arm="weights").text == "Leeds"
+
+
 def test_why_leads_from_weights_to_words_and_back():
     memory = open_memory()
     [event] = memory.observe("I live in Leeds.")
@@ -382,6 +444,77 @@ def test_export_and_import_give_the_same_memory(tmp_path, learner):
     assert other.recall("Where do I live?", "bob").text == memory.recall("Where do I live?").text
     assert active(other, "bob") == active(memory)
     assert head(other, "bob").digest == head(memory).digest or learner is ReplayLearner
+
+
+def test_what_was_superseded_before_an_export_is_restored_by_a_forget_after_the_import(tmp_path):
+    memory = open_memory()
+    memory.observe("I live in Leeds.", occurred_at=START)
+    [moved] = memory.observe("I moved to York.", occurred_at=START + timedelta(hours=2))
+    memory.learn()
+    memory.export(tmp_path / "out.jsonl")
+    other = open_memory()
+    other.import_(tmp_path / "out.jsonl")
+    for kind in ("supersedes", "depends_on", "derived_from"):
+        assert other.ledger.edges(Scope(), kind=kind) == memory.ledger.edges(Scope(), kind=kind)
+    other.forget([moved])
+    assert list(active(other).values()) == ["Leeds"]
+
+
+LONE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (2, {"id": None}),
+        (2, {"id": ["x"]}),
+        (2, {"id": ""}),
+        (2, {"session": 3}),
+        (2, {"session": ""}),
+        (2, {"role": None}),
+        (2, {"meta": "text"}),
+        (2, {"meta": {"n": float("nan")}}),
+        (2, {"meta": {"idempotency_key": [1]}}),
+        (2, {"source": "rumour"}),
+        (2, {"content": LONE}),
+        (2, {"learned": "yes"}),
+        (2, {"occurred_at": {}}),
+        (2, {"type": "rumour"}),
+        (2, {"type": "depends_on"}),
+        (2, {"type": "depends_on", "src": "a", "dst": 3}),
+        (3, {"id": ["x"]}),
+        (3, {"status": "maybe"}),
+        (3, {"status": None}),
+        (3, {"span": 3}),
+        (3, {"span": [0, 10**30]}),
+        (3, {"span": [0.5, 2]}),
+        (3, {"span": [0]}),
+        (3, {"valid_from": None}),
+        (3, {"believed_to": "soon"}),
+        (3, {"answer": ["x"]}),
+        (3, {"text": LONE}),
+        (3, {"event_id": "ev_none"}),
+        (3, {"more": 1}),
+        (3, None),
+    ],
+)
+def test_a_broken_line_of_an_import_is_named(tmp_path, line, change):
+    memory = open_memory()
+    memory.observe("I live in Leeds.", occurred_at=START)
+    memory.learn()
+    file = tmp_path / "out.jsonl"
+    memory.export(file)
+    lines = file.read_text().splitlines()
+    if change is None:
+        lines.insert(line - 1, lines[line - 1])
+        line += 1
+    else:
+        lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | change)
+    file.write_text("\n".join(lines))
+    other = open_memory()
+    with pytest.raises(InputError, match=f"line {line}: "):
+        other.import_(file)
+    assert other.status()["events"] == 0
 
 
 def test_import_takes_all_or_nothing(tmp_path):

@@ -55,14 +55,18 @@ def test_a_lone_surrogate_is_refused_everywhere(field):
 
 
 def test_a_nested_write_that_fails_is_undone_when_the_error_is_caught(ledger, ann, say, remember):
+    def forget_and_fail() -> None:
+        with ledger.transaction():
+            ledger.forget(ann, [kept.id])
+            raise RuntimeError
+
     with ledger.transaction():
         kept = say(ledger, ann, "My dog is called Biscuit.")
         with pytest.raises(InputError, match="span"):
             remember(ledger, kept, "bad", span=(0, 999))
         remember(ledger, kept, "good")
-        with pytest.raises(RuntimeError), ledger.transaction():
-            ledger.forget(ann, [kept.id])
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            forget_and_fail()
         with pytest.raises(InputError, match="not both"):
             ledger.supersede(ann, "good", "none", NOON)
         say(ledger, ann, "I live in Rome.")
