@@ -141,7 +141,8 @@ class Reader:
         chat = prompts.question_chat(question, lines)
         [text] = self.learner.generate([chat], [None], max_new_tokens=self.max_new_tokens)
         text = text.strip()
-        if not speech.is_unknown(text) and self.learner.confidence([chat], [None])[0] >= SURE:
+        holding = [line for line in lines if speech.holds_answer(line, text) and _speaks_of(question, line)]
+        if holding and not speech.is_unknown(text) and self.learner.confidence([chat], [None])[0] >= SURE:
             return Spoken(
                 text=text, spoke="text", by="model", tokens=self._count(chat), halves={"text": text}
             )
@@ -238,12 +239,19 @@ def _stored(question: str, lines: list[str], memories: Sequence[MemoryRecord]) -
     )
 
 
+def _speaks_of(question: str, line: str) -> bool:
+    """Whether a line has more than half of the question's telling words, or half when that is two or more."""
+    asked = speech.content(question)
+    common = len(asked & speech.content(line))
+    return 2 * common > len(asked) or (common > 1 and 2 * common == len(asked))
+
+
 def _line(question: str, lines: list[str]) -> Spoken:
     """The statement among the recalled lines that shares most telling words with the question, if any does."""
     asked = speech.content(question)
     told = [line.removeprefix("- ") for line in lines if not line.rstrip().endswith("?")]
     ranked = sorted(told, key=lambda line: -len(asked & speech.content(line)))
     tokens = _tokens(question, lines)
-    if ranked and asked & speech.content(ranked[0]):
+    if ranked and _speaks_of(question, ranked[0]):
         return Spoken(text=ranked[0], spoke="text", by="extract", tokens=tokens, halves={"text": ranked[0]})
     return Spoken(text=prompts.UNKNOWN, spoke="none", by="extract", tokens=tokens)
