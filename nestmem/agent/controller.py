@@ -242,6 +242,9 @@ class Memory:
                 [change] = self._plan([lesson])
                 self._commit_relearned(lesson, change)
         except LedgerReadOnly as error:
+            head = self.ledger.head(owner)
+            if head is None or head.learner == self._book.learner.fingerprint:
+                return
             raise BaseChanged(
                 f"the stored weights of user {owner.user!r} were made by another model or write rule, and this ledger "
                 "is read-only; open it once for writing to learn them again, or open it with the model they belong to"
@@ -255,7 +258,7 @@ class Memory:
         with self.ledger.transaction():
             if self._seen(owner) != lesson.seen:
                 return False
-            version = self._book.commit(owner, change, "learned again for another model or rule")
+            version = self._book.commit(owner, change, "learned again with this model and rule")
         self._book.committed(owner, version, change.state)
         return True
 
@@ -571,15 +574,15 @@ class Memory:
             if book:
                 book.state(owner)
             removed = self.ledger.forget(owner, event_ids)
-            if book is not None and held is not None and head is not None:
+            if book is not None and held is not None:
                 active = self.ledger.memories(owner)
                 events = {e.id: e for e in self.ledger.events(owner, ids={m.event_id for m in active})}
                 want = book.wanted(owner, active, events, held=held, again=plan.restored_ids)
                 [change] = book.plan([want])
                 if change.changes or plan.version_ids:
                     version = book.commit(owner, change, "forgot")
-            elif head is not None and plan.update_ids:
-                version = self._untouched_version(owner, head, set(plan.update_ids))
+            elif head is not None and (plan.update_ids or plan.restored_ids):
+                version = self._untouched_version(owner, head, set(plan.update_ids), plan.restored_ids)
             receipt = self._receipt(owner, selector, plan.event_ids, removed, head, version or head, change)
             self.ledger.add_receipt(owner, receipt)
         if self._book is not None:
@@ -588,14 +591,22 @@ class Memory:
             book.committed(owner, version, change.state)
         return receipt, bool(plan.requeued_event_ids)
 
-    def _untouched_version(self, owner: Scope, head: WeightVersion, gone: set[str]) -> WeightVersion:
-        """The head without some updates, when no model is here that could add the rest up: its digest is
-        left empty and is filled in by the next `learn` with that model."""
+    def _untouched_version(
+        self, owner: Scope, head: WeightVersion, gone: set[str], restored: Sequence[str]
+    ) -> WeightVersion:
+        """The head without some updates and with those of the memories that hold again, when the model that could
+        add them up is not here. Its digest is left empty, so that the first use with that model adds them up; what
+        of another model is stored of a restored memory goes, so that it counts as new."""
+        stored = self.ledger.updates(owner, memory_ids=restored, payloads=False) if restored else []
+        back = {u.memory_id: u.id for u in stored if u.learner == head.learner}
+        self.ledger.delete_updates(owner, [u.id for u in stored if u.memory_id not in back])
+        kept = [id_ for id_ in head.update_ids if id_ not in gone]
+        remaining = self.ledger.head(owner)
         version = WeightVersion(
             id=self._new_id("ver"),
             scope=owner,
-            parent=None,
-            update_ids=tuple(id_ for id_ in head.update_ids if id_ not in gone),
+            parent=remaining.id if remaining else None,
+            update_ids=tuple(dict.fromkeys([*kept, *back.values()])),
             digest="",
             learner=head.learner,
             reason="forgot",

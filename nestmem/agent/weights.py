@@ -32,11 +32,13 @@ class Change:
     returned: list[str] = field(default_factory=list)
     replayed: int = 0
     stale: list[str] = field(default_factory=list)
+    rewritten: bool = False
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to commit."""
-        return bool(self.added or self.dropped or self.returned or any(self.moved.values()) or self.stale)
+        """Whether there is anything to commit. `rewritten`: the head is out of order or has no digest yet."""
+        moved = any(self.moved.values())
+        return bool(self.added or self.dropped or self.returned or moved or self.stale or self.rewritten)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +77,27 @@ class WeightBook:
     # Reading.
 
     def current(self, scope: Scope) -> bool:
-        """False when the stored weights were made for another learner and have to be learned again."""
+        """False when the stored weights have to be learned again: they were made for another learner, or something
+        was learned or forgotten while no learner was there."""
         head = self.ledger.head(scope)
-        return head is None or head.learner == self.learner.fingerprint
+        if head is not None:
+            return head.learner == self.learner.fingerprint and bool(head.digest)
+        told = [m for m in self.ledger.memories(scope) if m.question and m.answer]
+        events = {e.id: e for e in self.ledger.events(scope, ids={m.event_id for m in told})} if told else {}
+        return not any(_teachable(m, events) for m in told)
 
     def state(self, scope: Scope) -> tuple[State, WeightVersion | None]:
         """The state of the head version; the caller made sure that it is `current`."""
         head = self.ledger.head(scope)
-        if head is None:
-            return self.learner.empty(), None
-        return self._of_version(scope, head), head
+        while head is not None:
+            try:
+                return self._of_version(scope, head), head
+            except LedgerCorrupt:
+                newer = self.ledger.head(scope)
+                if newer == head:
+                    raise
+                head = newer
+        return self.learner.empty(), None
 
     def _of_version(self, scope: Scope, version: WeightVersion) -> State:
         place = (scope.owner, version.id, version.digest)
@@ -144,7 +157,7 @@ class WeightBook:
         """
         listed = set(held.head.update_ids) if held.head else set()
         inside = {u.memory_id for u in held.stored if u.id in listed}
-        left_out = {u.memory_id for u in held.stored} - inside - set(again)
+        left_out = {u.memory_id for u in held.stored} - inside - set(again) if held.head else set()
         last = self._last_of_sessions(scope)
         kept = [m for m in active if _teachable(m, events) and m.id not in left_out]
         levels: dict[str, Level] = {m.id: chains.level(events[m.event_id], last) for m in kept}
@@ -173,6 +186,8 @@ class WeightBook:
             for i, (state, updates) in zip(busy, results, strict=True):
                 self._join(drafts[i][0], wanted[i], drafts[i][1], state, updates)
         for (change, _), want in zip(drafts, wanted, strict=True):
+            if not self.learner.additive:
+                self._order(change, want)
             self._promote(change, want)
         return [change for change, _ in drafts]
 
@@ -195,7 +210,7 @@ class WeightBook:
             replayed = len(remaining)
         inside = {usable[id_].memory_id for id_ in kept}
         missing = [m for m in want.memories if m.id not in inside]
-        back = {u.memory_id: u for u in usable.values()} if self.learner.additive else {}
+        back = {u.memory_id: u for u in usable.values()}
         returning = [back[m.id] for m in missing if m.id in back]
         if returning:
             state = self.learner.rebuild(self._loaded(want, [*(usable[id_] for id_ in kept), *returning]))
@@ -211,6 +226,7 @@ class WeightBook:
             returned=[u.id for u in returning],
             replayed=replayed,
             stale=stale,
+            rewritten=fresh and want.held.head is not None and not want.held.head.digest,
         )
         return change, [m for m in missing if m.id not in {u.memory_id for u in returning}]
 
@@ -220,6 +236,9 @@ class WeightBook:
         absent = [u.id for u in updates if u.id not in payloads]
         if absent:
             payloads |= {u.id: u.payload for u in self.ledger.updates(want.scope, ids=absent)}
+        missing = [u.id for u in updates if u.id not in payloads]
+        if missing:
+            raise LedgerCorrupt(f"weight updates {missing[:3]} of user {want.scope.user!r} are not stored any more")
         return [_stored(replace(u, payload=payloads[u.id])) for u in updates]
 
     def _join(
@@ -248,6 +267,25 @@ class WeightBook:
             )
         change.state = state
         change.update_ids = (*change.update_ids, *(u.id for u in change.added))
+
+    def _order(self, change: Change, want: Wanted) -> None:
+        """Where order matters, the weights are those of the memories in the order they were told: whatever was
+        forgotten, came back or arrived late."""
+        stored = {u.id: u for u in (*want.held.stored, *change.added)}
+        told = {}
+        for memory in want.memories:
+            event = want.events[memory.event_id]
+            told[memory.id] = (event.when, event.seq, memory.span, memory.key)
+        ordered = sorted(change.update_ids, key=lambda id_: told[stored[id_].memory_id])
+        if tuple(ordered) == change.update_ids:
+            return
+        new = {u.id: u for u in change.added}
+        old = [stored[id_] for id_ in ordered if id_ not in new]
+        loaded = {u.id: part for u, part in zip(old, self._loaded(want, old), strict=True)}
+        change.state = self.learner.rebuild([loaded.get(id_) or _stored(new[id_]) for id_ in ordered])
+        change.update_ids = tuple(ordered)
+        change.replayed = len(ordered)
+        change.rewritten = True
 
     def _promote(self, change: Change, want: Wanted) -> None:
         """Moves updates to the level where the time since puts them."""

@@ -54,16 +54,17 @@ def digest(memory: Memory) -> str:
     return memory.learner.digest(state)
 
 
+@pytest.mark.parametrize("learner", [EchoLearner, ReplayLearner])
 @settings(max_examples=60, deadline=None)
 @given(told=lives, data=st.data())
-def test_forgetting_is_never_having_been_told(told, data):
+def test_forgetting_is_never_having_been_told(learner, told, data):
     gone = data.draw(st.sets(st.integers(0, len(told) - 1), min_size=1, max_size=len(told)))
     stops = data.draw(st.sets(st.integers(0, len(told) - 1)))
-    memory, ids = live(told, EchoLearner(), learn_after=stops)
+    memory, ids = live(told, learner(), learn_after=stops)
     memory.forget([ids[i] for i in sorted(gone)], "ada")
     kept = [t for i, t in enumerate(told) if i not in gone]
     minutes = [i for i in range(len(told)) if i not in gone]
-    other = Memory(Ledger(":memory:"), learner=EchoLearner())
+    other = Memory(Ledger(":memory:"), learner=learner())
     for (said, session, hours), place in zip(kept, minutes, strict=True):
         when = START + timedelta(hours=hours, minutes=place)
         other.observe(SAID[said], Scope(user="ada", session=f"s{session}"), occurred_at=when)
