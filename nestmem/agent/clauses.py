@@ -102,11 +102,12 @@ def _sentence(raw: str, start: int, end: int) -> Sentence:
 _IS = r"(?=\s+(?:called|named|an?|the|from|in|at|on|my|our|not|now|always|allergic|really|actually|moving|working|living)\b)"
 _CONTRACTIONS = [
     (r"\b(I)'m\b", r"\1 am"), (r"\bIm\b", "I am"), (r"\b(I|you|we|they)'ve\b", r"\1 have"), (r"\b(you|we|they)'re\b", r"\1 are"),
-    (r"\b(I|you|he|she|it|we|they)'ll\b", r"\1 will"), (r"\b(I|you|he|she|it|we|they)'d\b", r"\1 would"),
+    (r"\b(I|you|he|she|it|we|they)'ll\b", r"\1 will"), (r"\b(I|you|he|she|it|we|they|that)'d\b", r"\1 would"),
     (r"\b(he|she|it|that|there|here|who|what|where)'s\s+(?=(?:been|got|just|moved|started|recently|become)\b)", r"\1 has "),
     (r"\b(he|she|it|that|there|here|who|what|where|name|surname|nickname|password|codename|birthday|code|pin|job|colour|color|food|passcode)'s\b", r"\1 is"),
     (r"\b([Mm]y|[Oo]ur|[Hh]is|[Hh]er|[Tt]heir)\s+([\w-]+(?:\s[\w-]+)?)'s" + _IS, r"\1 \2 is"),
     (r"\b([Mm]y favou?rite \w+)'s (?=[\w' -]{2,30}[.!]?$)", r"\1 is "),
+    (r"\b(?:bachelor|master)'s (?=degree\b)", ""),
     (r"\bcan't\b", "can not"), (r"\bcannot\b", "can not"), (r"\bwon't\b", "will not"), (r"\bain't\b", "is not"),
     (r"\b(is|are|was|were|do|does|did|have|has|had|would|could|should|must)n't\b", r"\1 not"),
     (r"\bdont\b", "do not"), (r"\bgonna\b", "going to"), (r"\bwanna\b", "want to"),

@@ -144,7 +144,12 @@ def _apposed(text: str, me: Entity) -> Told | None:
             value = groups["v"] or groups["w"]
             first = value.split()[0]
             common = first.lower() in vocab.FUNCTION or first.lower() in vocab.VERBS
-            if value in _NO_NAMES or _is_demonym(value) or (common and (" " not in value or first != "The")):
+            if (
+                noun.startswith("favourite")
+                or value in _NO_NAMES
+                or _is_demonym(value)
+                or (common and (" " not in value or first != "The"))
+            ):
                 continue
             nameable = _letter(noun) and noun.split()[-1] not in _UNNAMED
             made = noun.split()[-1] == "car" and first.lower() in vocab.CAR_MAKES
@@ -299,7 +304,7 @@ def _denied(frame: Frame, candidate: Candidate, text: str) -> bool:
 
 # Capitalised values.
 
-_CAP = r"(?:[A-ZÀ-ÖØ-Þ0-9][\w'!+-]*|iPhone|[a-z]+[A-Z]\w*)"
+_CAP = r"(?:(?!I(?: |'|$))[A-ZÀ-ÖØ-Þ0-9][\w'!+-]*|iPhone|[a-z]+[A-Z]\w*)"
 _TITLE_LINKS = r"(?:of|the|and|in|with|to|from|for|de|la|du|a|on|at|&|no)"
 _NAME_LINKS = r"(?:of|and|&|de|van|von|der)"
 _NO_NAMES = frozenset(
@@ -564,7 +569,7 @@ def _colours(text: str) -> list[Candidate]:
 def _coffees(text: str) -> list[Candidate]:
     return [
         c
-        for c in _noun_phrases(text, "food")
+        for c in _noun_phrases(text, "breakfast")
         if c.text.lower().split(" with ")[0].split()[-1] in vocab.COFFEES
         and c.text.lower() not in ("coffee", "black", "white")
     ]
@@ -619,6 +624,7 @@ def _occupations(text: str) -> list[Candidate]:
 
 _TOKEN = re.compile(r"[\w’'&+#°é-]+|[^\w\s]")
 _JOINS = frozenset({"and", "with", "of", "au", "de", "à", "in", "&", "on"})
+_PARTS = frozenset({"and", "of", "au", "de", "à", "&"})
 _KEPT_ADJECTIVES = vocab.words(
     "old little big small tiny young hard raw new good long flat great front wild sweet late early deep own strong"
 )
@@ -632,6 +638,8 @@ def _noun_phrases(text: str, shape: str) -> list[Candidate]:
 def _open_runs(text: str, shape: str) -> list[Candidate]:
     joins = (
         _JOINS
+        if shape == "breakfast"
+        else _PARTS
         if shape == "food"
         else frozenset({"of", "and", "for", "with"})
         if shape in ("doing", "subject")
@@ -677,6 +685,16 @@ def _is_open(tokens: list[re.Match[str]], i: int, shape: str) -> bool:
         and tokens[i - 1].group() not in ".?!:"
         and shape != "noun"
         and plain not in vocab.FUNCTION
+    ):
+        return True
+    closed = i + 1 == len(tokens) or not tokens[i + 1].group()[0].isalnum()
+    if (
+        plain in vocab.VERBS
+        and plain.endswith("s")
+        and closed
+        and i > 0
+        and tokens[i - 1].group().islower()
+        and _is_open(tokens, i - 1, shape)
     ):
         return True
     if shape in ("doing", "thing", "sport") and plain in vocab.GERUNDS:
@@ -808,7 +826,8 @@ def _spots(text: str) -> list[Candidate]:
     return [
         Candidate(*m.span(), m.group())
         for m in found
-        if not re.search(
+        if "~" not in m.group()
+        and not re.search(
             r"\b(?:night|day|time|morning|moment|weekend|winter|summer|evening|world|life|year)$", m.group()
         )
     ]
@@ -840,6 +859,7 @@ _OPEN_SHAPES = frozenset(
     {
         "thing",
         "food",
+        "breakfast",
         "noun",
         "doing",
         "subject",
@@ -902,6 +922,7 @@ _SHAPES: dict[str, Callable[[str], list[Candidate]]] = {
     "occupation": _occupations,
     "subject": _subjects,
     "food": _phrases_of("food"),
+    "breakfast": _phrases_of("breakfast"),
     "thing": _phrases_of("thing"),
     "noun": _phrases_of("noun"),
     "doing": _phrases_of("doing"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from nestmem.agent import clauses as talk
 from nestmem.agent import evoke, predicates, relations, turned, unread
-from nestmem.agent.lexicon import CODE_NOUNS, HE, SAME_NOUN, SHE, STATES, words
+from nestmem.agent.lexicon import CODE_NOUNS, HE, NATIONALITIES, SAME_NOUN, SHE, STATES, words
 from nestmem.agent.relations import Entity, Kind
 from nestmem.agent.values import LOOSE, clean, fits, is_occupation, looks_like_name, one_name, typed
 from nestmem.agent.vocabulary import CAR_MAKES, FUNCTION, STREETS
@@ -169,6 +169,8 @@ class _Reader:
             self.label = ""
             return
         asked = _LABEL.match(self.source)
+        if asked and not asked["own"] and not _is_attribute(asked["np"]):
+            asked = None
         self.label = (asked["own"] or "my ").lower() + asked["np"] if asked else ""
         polite = re.match(
             r"(?:could|can|would|will) you (?:please )?(?=keep|make|answer|reply|respond|write|be|use|give)(?P<rest>.+)",
@@ -231,6 +233,9 @@ class _Reader:
 
     def _whole(self, text: str) -> bool:
         """Forms that a cut into clauses would break."""
+        here = re.match(r"(?P<v>[A-Z][\w'-]+(?: [A-Z][\w'-]+)?) (?:here|speaking)$", text)
+        if here and here["v"].lower() not in FUNCTION:
+            return self._add(self.me, "name", here["v"], "name")
         meet = re.match(
             rf"(?:meet|this is|say hello to|let me introduce) (?:you to )?(?P<v>[A-Z][\w' -]*?), {_OWN} {_NP}$",
             text,
@@ -292,7 +297,10 @@ class _Reader:
             if (
                 np
                 and (more := re.match(r"([a-z]+) (?=[A-Z])", name))
-                and relations.noun(f"{np} {more[1]}") in SAME_NOUN.values()
+                and (
+                    (noun := relations.noun(f"{np} {more[1]}")) in SAME_NOUN.values()
+                    or relations.takes_name(noun)
+                )
             ):
                 return self._named(self._entity(f"{np} {more[1]}"), name[more.end() :])
             if (
@@ -494,7 +502,10 @@ class _Reader:
             re.I,
         )
         if found:
-            return self._own_noun(found["np"], found["v"])
+            np = re.sub(
+                r" (?:as a (?:kid|child|boy|girl)|when I was .+|by (?:far|profession))$", "", found["np"]
+            )
+            return self._own_noun(np, re.sub(r"^being an? ", "", found["v"], flags=re.I))
         of = re.match(
             rf"(?P<v>.+?) (?:is|are|was) (?:now |still |actually |currently )*the (?:new )?(?P<a>[\w -]+?) (?:of|for|to) {_OWN} {_NP}$",
             text,
@@ -795,6 +806,9 @@ class _Reader:
             return self._add(entity, "name", raw, "name", confidence=0.7)
         role = re.match(r"an? (?P<v>.+)$", raw, re.I)
         person = not entity.path or relations.is_person(entity.path[-1])
+        nation = re.match(r"(?:an? )?(?P<v>[A-Z]\w+)(?: by (?:birth|nationality)| citizen| national)?$", raw)
+        if person and entity.path and nation and nation["v"].casefold() in NATIONALITIES:
+            return self._add(entity, "nationality", nation["v"], "thing")
         if role and person:
             job = clean(role["v"], "job")
             company = re.search(r" (?:at|for|with) ([A-Z].*)$", role["v"])
@@ -1136,9 +1150,18 @@ class _Reader:
             return False
         entity, attribute = self._renamed(entity, attribute)
         cleaned = typed(attribute, cleaned)
+        if attribute in _WITH_ARTICLE:
+            said = re.search(rf"\b(an?) {re.escape(cleaned)}(?!\w)", self.source)
+            cleaned = said.group() if said else cleaned
         last, first = cleaned.split()[-1].lower(), cleaned.split()[0].lower()
         if attribute == "name" and entity.head == "car" and first in CAR_MAKES:
             entity, attribute = Entity(entity.path[:-1], entity.speaker), "car"
+        if attribute == "job" and re.fullmatch(r"[A-Z][\w-]+(?: (?:of|for|and))?(?: [A-Z][\w-]+)+", cleaned):
+            attribute = "job_title"
+        if attribute == "favourite_shop" and {first, last} & {"bank", "union", "savings"}:
+            attribute = "bank"
+        if attribute == "name" and re.match(r"[Aa]n? [a-z]", cleaned):
+            return False
         if attribute == "university" and last in ("school", "high", "primary", "grammar"):
             attribute = "school"
         if attribute == "home_city" and cleaned.split()[-1].lower() in STREETS and " " in cleaned:
@@ -1274,6 +1297,8 @@ _TEETH = re.compile(r"\b(?:teeth|tooth\w*|dentist|dental|fillings?)\b", re.IGNOR
 _CLAUSE = re.compile(
     r".* I (?!n\b|I)[a-z]|(?:I|we|they|he|she|you|it)\b(?: [a-z]+|$)|(?:remember|note|mark|do not forget|as for)\b "
 )
+# One orders, wants and eats "a" something.
+_WITH_ARTICLE = words("coffee_order gift_idea toy breakfast")
 # A heading put as a question: "My favourite film?"
 _LABEL = re.compile(
     r"(?P<own>(?:my|our|her|his) )?(?P<np>(?!(?:really|why|what|how|who|where|when|right|ok|okay|and|so|you)\b)[A-Za-z][\w' -]{2,40})\?$",

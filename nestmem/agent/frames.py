@@ -66,7 +66,7 @@ def _f(
 # attribute, shape, the nouns of the kind, further words that call it to mind.
 _FAVOURITE_OF: Sequence[tuple[str, str, str, str]] = (
     ("favourite_programming_language", "code lang", r"(?:programming |coding )?languages?", r"programming|program|cod(?:e|ing)|scripts?|developer at heart|compiler"),
-    ("favourite_dessert", "food", r"desserts?|sweets?|puddings?|afters|treats?", r"sweet tooth|last course|something sweet|sweet|after dinner|bribe me"),
+    ("favourite_dessert", "food", r"desserts?|sweets?|puddings?|afters", r"sweet tooth|last course|something sweet|sweet|after dinner|bribe me"),
     ("favourite_drink", "food", r"drinks?|beverages?", r"drinking|thirst|thirsty|glass of|round|sip|at the bar|pub|bottle|pint"),
     ("favourite_season", "season", r"seasons?|times? of (?:the )?year|part of the year|months?", r"year|feel best|happiest|mood|wait for|weather"),
     ("favourite_restaurant", "title", r"restaurants?|(?:places?|spots?) (?:to eat|for dinner|for lunch)|bistro|diner|eatery|trattoria", r"eat(?:ing|s)? out|eat at|eating at|ate at|cook best|dinner|dine|dining|table|regular at|special occasions|meal out|chef|waiters?"),
@@ -85,17 +85,15 @@ _PRAISE = r"(?:favou?rite|fave|best|number one|number-one|no\.? ?1|greatest|love
 _LOVED = r"(?:loves?|likes?|treasures?|adores?|prefers?|enjoys?|listens? to|watch(?:es)?|values?|always|can not live without|swears? by|would (?:pick|choose|take))"
 _NUMBER_ONE = rf"{PREFERENCE}|as (?:much|often) as i (?:can|like)|always (?:play|watch|read|want|listen|comes? back)|again and again|(?:\w+ ){{1,2}}times|over and over|all the time"
 _BEFORE_FAVOURITE = r"is|are|beats?|tops?|than|likes?|loves?|adores?|prefers?|chooses?|picks?|be|of|to|at|with|in|for|best|watch(?:ed|ing)?|eat|reading|seen|read|as|goes|want|wants|order|drink|serve|on|about|without|enough|wants|bring|me"
-_NO_FAVOURITE = (
-    r"together with|helps?|share the work|airlines?|hotel|gym|shop|store|breakfast|toy|shopping|newspaper"
-)
+_NO_FAVOURITE = r"least favou?rite|together with|helps?|share the work|airlines?|hotel|gym|shop|store|breakfast|toy|shopping|newspaper"
 
 
 def _named_favourites() -> list[Frame]:
     """Where the kind is named as the best of its kind: "my all-time favourite film", "the city I love most"."""
     return [
         _f(attribute, "spa", shape,
-           rf"{_PRAISE} (?:[a-z-]+ )?(?:{noun})|(?:{noun}) (?:that |which |to \w+ )?(?:i|we|he|she|my [\w-]+) (?:\w+ )?{_LOVED}|no (?:other |single )?(?:{noun})|that (?:{noun})|of all (?:the )?(?:{noun})|"
-           rf"(?:{noun}) of all time|(?:{noun}) (?:ever|comes? close|of choice)|(?:my|his|her) (?:kind of )?(?:{noun})|(?:any|every|all) other (?:{noun})|any (?:{noun})|(?:the|a) (?:{noun}) (?:i|we) back|(?:as for|when it comes to|among|choose an?|for an?) (?:{noun})",
+           rf"(?<!least ){_PRAISE} (?:[a-z-]+ )?(?:{noun})|(?:{noun}) (?:that |which |to \w+ )?(?:i|we|he|she|my [\w-]+) (?:\w+ )?{_LOVED}|no (?:other |single )?(?:{noun})|that (?:{noun})|of all (?:the )?(?:{noun})|"
+           rf"(?:{noun}) of all time|(?:{noun}) (?:ever|comes? close|of choice)|(?:is|that is) (?:my|his|her) (?:kind of )?(?:{noun})|(?:any|every|all) other (?:{noun})|any (?:{noun})|(?:the|a) (?:{noun}) (?:i|we) back|(?:as for|when it comes to|among|choose an?|for an?) (?:{noun})",
            _BEFORE_FAVOURITE, also=rf"{_NUMBER_ONE}|{_PRAISE}|no {noun}", veto=_NO_FAVOURITE + ("|coffee order" if attribute == "favourite_drink" else "|at work|work|office|colleagues|called|named|meets?" if attribute == "favourite_team" else ""), weight=1.5)
         for attribute, shape, noun, _ in _FAVOURITE_OF
     ]  # fmt: skip
@@ -117,7 +115,7 @@ _RENTING = r"landlord|landlady|rent|rents|rental|renting|lease|tenan(?:t|cy)|own
 
 FRAMES: tuple[Frame, ...] = (
     *_named_favourites(),
-    _f("gift_idea", "p", "thing", r"presents?|gifts?|wish ?list|wants? for (?:his|her)|hint\w*|unwrap\w*|wrapped|shopping for|wish for|wishes for|(?:get|buy) for", r"wants|want|is|are|for|give|buy|like|get|of|with|a|getting|be|love|about|list|thought of|wish|wishes", veto=r"coffee|caf[eé]|barista|to eat"),
+    _f("gift_idea", "p", "thing", r"presents?|gifts?|wish ?list|wants? for (?:his|her)|hint\w*|unwrap\w*|wrapped|shopping for|wish for|wishes for|(?:get|buy) for", r"wants|want|is|are|for|give|buy|like|get|of|with|a|getting|be|love|about|list|thought of|wish|wishes", veto=r"coffee|caf[eé]|barista|to eat|eating|tastes?"),
     # Codes, dates, times: the shape tells nearly all.
     _f("locker_code", "s", "code", r"lockers?"),
     _f("door_code", "s", "code", r"doors?|entrance|keypad|building|gate|front door|hallway|stairwell|get in(?:to)?", veto="locker|safe|phone|card"),
@@ -156,10 +154,10 @@ FRAMES: tuple[Frame, ...] = (
     _f("middle_name", "sp", "name", r"middle name|second (?:first |given |fore)?name|middle initial stands|between (?:his|her|my) first and last name"),
     _f("partner_name", "p", "name", r"(?:his|her) (?:partner|better half|other half|girlfriend|boyfriend|wife|husband|significant other|sweetheart|lover)|partner|together with|dating|in a relationship|going out with|in love with|couple|seeing|lives with", r"is|with|partner|called|named|half|and|to|for|love|girlfriend|boyfriend"),
     _f("helper", "t", "name", r"helps?|helping|help|rely|without|share|takes? care|thanks?|hand|call|support\w*|assist\w*|grateful|alone|work(?:s|ing)?|together|with me|lends?|lean on|ask|count on|team up|runs?|side by side|fix\w*|maintain\w*", r"with|by|without|on|to|from|call|calls|is|ask|thank|thanks to|and|of|me|us"),
-    _f("name", "pat", "name", r"called|call|calls|named|name|names|say|says|refer to|known as|answers? to|goes by|go by|christened|baptised|title|titled|reads?|labell?ed|label|wrote|listens? to|meet|introduce|dubbed|nicknamed", r"called|named|name|as|is|by|to|say|reads|of|says|him|her|it|wrote|meet|label", veto="middle name|surname|last name|breed|home|salary|badge|breed|passport|coffee|food"),
+    _f("name", "pat", "name", r"called|call|calls|named|name|names|say|says|refer to|known as|answers? to|goes by|go by|christened|baptised|title|titled|reads?|labell?ed|label|wrote|listens? to|meet|introduce|dubbed|nicknamed", r"called|named|name|as|is|by|to|say|reads|of|says|him|her|it|wrote|meet|label", veto="times|in the middle|middle name|surname|last name|breed|home|salary|badge|breed|passport|coffee|food"),
     _f("surname", "s", "name", r"surname|last name|family(?:'s)? (?:name|is called)|doorbell|letterbox|sign with|reservation|signs? (?:as|with)|maiden name|after (?:my|the) first name|family tree|name plate"),
-    _f("nickname", "s", "name", r"nick ?names?|nicknamed|call(?:s|ed)? me|friends|mates|go by|known as|for short|real name|buddies|pals|answer to|everyone|just", r"call(?:s|ed)? me|nickname|nicknamed|by|as|is|just|to|me|name|am|called|shout"),
-    _f("name", "s", "name", r"passport|parents|first name|name|nice to meet you|here|this is|speaking|christened|introduce|baptised|named me|call myself|pleased to meet", r"named me|says|is|am|name|this is|called me|myself|as|called|read|christened me"),
+    _f("nickname", "s", "name", r"nick ?names?|nicknamed|call(?:s|ed)? me|(?:among|to|with) (?:all )?(?:my )?(?:friends|mates|buddies|pals)|go by|known as|known to|for short|real name|answer to|shouts?|yells?", r"call(?:s|ed)? me|nickname|nicknamed|by|as|is|just|to|me|name|am|called|shout"),
+    _f("name", "s", "name", r"passport|parents|first name|name|nice to meet you|this is|speaking|christened|introduce|baptised|named me|call myself|pleased to meet", r"named me|says|is|am|name|this is|called me|myself|as|called|read|christened me"),
     # Owned and used.
     _f("favourite_programming_language", "sp", "code lang", r"programming|program|cod(?:e|ing)|scripts?|developer|software|snippets?|tool|compiler|examples|write|functions?", also=rf"{_NUMBER_ONE}|use|all my|everything|write|think|wrote|examples"),
     _f("phone", "sp", "phone", r"phones?|mobile|screen|battery|pocket|typing|typed|calls?|app|charge[rs]?|bought|own|has|have|got|use|uses|lost|dropped|carry|carries|texts?|photos?|with|handset|ring(?:s|ing)?|upgrad\w+|my|his|her|case"),
@@ -168,11 +166,11 @@ FRAMES: tuple[Frame, ...] = (
     _f("hotel", "s", "institution", r"hotel|stay(?:ing)?|reservation|a room|my room|check(?:ed|ing)? in(?:to)?|sleep|overnight|suite|lobby|night(?:s)? at|pension|accommodation", r"at|in|is|near|to|with|into|of|from", veto="my favou?rite restaurant|tables?|my office|office|poster|favou?rite (?!hotel)|work|gym|desk"),
     _f("gym_name", "sp", "title", r"gym|membership|weights|work(?:s|ing)? out|training|sign(?:ed)? up|fitness|treadmill|exercise|lift|towel|sweat|barbells?|member", r"at|in|of|is|called|with|to|for|from|joined|gym|member of|go to", veto="they have a gym|where my|train to|trip|holiday|office|school|university|work at|visit"),
     _f("bank", "sp", "title", r"banks?|banking|accounts?|savings?|salary goes|credit card|debit card|card|money|mortgage|loan|overdraft|cash", r"at|with|from|is|to|by|of|in|bank|for|through|bank", veto="blood|gift card|business card|title|promoted|birthday card|thank-you|shopping|gold card|score"),
-    _f("newspaper", "sp", "institution", r"newspapers?|paper|papers|subscription|subscribe[sd]?(?: to)?|news|articles?|doormat|headlines|press|read(?:s|ing)?|crossword|front page|journalis\w+|letterbox", r"read|reading|to|from|in|is|of|trust|with|reads|get|for|open|by|through", veto=r"books?|novels?|blog|(?:two|three|four|five|six|several|many|ten|twenty|\d+) times|stor(?:y|ies)|author"),
+    _f("newspaper", "sp", "institution", r"newspapers?|paper|papers|subscription|subscribe[sd]?(?: to)?|news|articles?|doormat|headlines|press|read(?:s|ing)?|crossword|front page|journalis\w+|letterbox", r"read|reading|to|from|in|is|of|trust|with|reads|get|for|open|by|through", veto=r"title|books?|novels?|blog|(?:two|three|four|five|six|several|many|ten|twenty|\d+) times|stor(?:y|ies)|author"),
     _f("volunteer_place", "sp", "venue", r"volunteers?|volunteering|volunteered|help(?:ing|s)? out|without pay|unpaid|free time to|charity work|for free|lend a hand|give(?:s)? (?:my|some) time|good cause|pitch in|work for nothing|need people|community service|honorary|help", r"at|for|in|to|with|is"),
+    _f("street", "sp", "street", r"live|lives|living|house|flat|home|address|door|find me|moved|my street|apartment|our|street|doorstep|neighbours|window|resident|post|deliver\w*|number|traffic|road", veto=r"office|shop|works?"),
     _f("favourite_shop", "s", "institution", r"shop|shops|shopping|store|groceries|basket|customer|supermarket|buy|bought|get (?:almost |nearly )?everything|errands|purchases|trolley|checkout|market|loyalty card", r"at|in|from|to|of|is|like|on|around", veto="coffee shop|volunteer|charity"),
     # Places.
-    _f("street", "sp", "street", r"live|lives|living|house|flat|home|address|door|find me|moved|my street|apartment|our|street|doorstep|neighbours|window|resident|post|deliver\w*|number|traffic|road", veto=r"office|shop|works?"),
     _f("birthplace", "sp", "place", r"born|birth|birth certificate|birthplace|came into (?:the|this) world|first (?:saw|breath|cry)|delivery room|maternity", r"in|at|from|of|is|to"),
     _f("favourite_city", "sp", "place", _FAVOURITE_OF[-1][2], r"is|in|to|of|like|love|with|from|by|be|pick|choose|than|for|beats|visited", also=_NUMBER_ONE),
     _f("next_trip", "s", "place", r"trips?|holidays?|vacation|travel(?:ling|s)?|destination|flights?|pack(?:ing|ed)?|going (?:there|to)|visit(?:ing)?|suitcase|journey|tickets?|getaway|off to|heading|next month|booked|itinerary|sightseeing|guidebook", r"to|in|for|is|visit|see|visiting|at|about|of", veto=r"studied|college|university|reunion|school|favou?rite|born|every|from|always|lives?|season ticket|concert|gig"),
@@ -194,18 +192,18 @@ FRAMES: tuple[Frame, ...] = (
     _f("diet", "sp", "diet", r"eats?|eating|diet|meals?|food|cook(?:s|ing)?|recipes?|kitchen|go|went|plan|menu|restaurants?|dinner|health|lifestyle|keep|fridge|dishes|nutrition|plate|meat"),
     _f("coffee_order", "sp", "coffee", r"coffee|caf[eé]|barista|orders?|usual|mornings?|needs?|takes?|gets?|got|drinks?|wants?|starbucks|cup|caffeine|starts?|bring|have|has|having|fetch|likes?|without|before|fuel\w*|mug"),
     _f("disliked_food", "spa", "food", r"hate[sd]?|dislike[sd]?|disgust\w*|can not (?:stand|eat|bear|stomach)|will not (?:eat|touch)|would not (?:eat|touch)|never (?:eats?|serve|liked?|touch(?:es)?|suggest|order)|awful|yuck\w*|gross|worse|(?:makes?|pulls?) a face|pushes away|push|pick (?:the|out)|leave the kitchen|no|anything but|detests?|loathes?|gag|stomach|inedible|refuse[sd]?|spits?|horrible|revolting|nasty|avoids?|taste|turn(?:s)? up (?:my|his|her) nose|not a fan of|spare me|without", r"eat|touch|with|no|of|is|than|but|hated|hate|hates|find|liked|like|give|serve|by|from|stand|around|without|the|dislike", also=r"food|eat\w*|taste\w*|recipes?|plates?|kitchen|lunch|dinner|please|touch|face|smell|serve[sd]?|hates? it|like[sd]?|hate[sd]?|dislike[sd]?|disgust\w*|stand|cook\w*|meal|menu|mouth|stomach|dish|fork|bite|detests?|loathes?|away|nose|give|put|gave", denies=True, veto=r"allerg\w+|rash|hives|enough|songs?|books?|films?|movies?|cit(?:y|ies)|bands?|novels?|seasons?|sports?|animals?|creature|beats|happy|wait|comes close|miss(?:es)?|favou?rite|love[sd]?"),
-    _f("breakfast", "sp", "food", r"breakfasts?|in the mornings?|every morning|normal morning|first thing|mornings?|start (?:my|the) day|before work", r"have|eat|make|is|without|had|having|with|of|always|get|for|eating|on|prepare|eats|has", veto="coffee|read|newspaper|run|gym|drink", denies=True),
+    _f("breakfast", "sp", "breakfast", r"breakfasts?|in the mornings?|every morning|normal morning|first thing|mornings?|start (?:my|the) day|before work", r"have|eat|make|is|without|had|having|with|of|always|get|for|eating|on|prepare|eats|has", veto="coffee|read|newspaper|run|gym|drink", denies=True),
     # Pastimes.
-    _f("instrument", "sp", "instrument", r"play(?:s|ed|ing)?|practi[sc]\w+|lessons?|perform\w*|learn\w*|orchestra|band|own|instruments?|fingers|music(?:ian)?|strum\w*|quartet|ensemble|concert|choir|jam|rehears\w*|neighbours|neighbors|evenings|hear|heard|talent|conservatory|stage"),
+    _f("instrument", "sp", "instrument", r"play(?:s|ed|ing)?|practi[sc]\w+|lessons?|perform\w*|learn\w*|orchestra|band|own|instruments?|fingers|musician|strum\w*|quartet|ensemble|concert|choir|jam|rehears\w*|neighbours|neighbors|evenings|hear|heard|talent|conservatory|stage"),
     _f("music_genre", "sp", "genre", r"listen\w*|play(?:ing)?|music(?:ally)?|concerts?|playlists?|headphones|put on|radio|into|genre|records|festival|speakers|tunes|songs|albums?|dance|ears|in the car|vinyl|love|my thing|sound"),
     _f("hobby", "sp", "doing", r"hobb(?:y|ies)|pastimes?|free time|spare time|relax(?:ation|ing|es|ed)?|for fun|unwind\w*|leisure|after work|off work|not working|evenings|weekends?|most evenings|passions?|days off|switch off|time off|when i have time|de-stress|recharge|downtime|talk about \w+", r"is|to|do|doing|with|into|about|for|of|at|on|enjoy|hobby|love|in|try|loves|like", veto=r"swim team|works? as"),
     # Animals, things, presents.
     _f("toy", "a", "thing", r"toys?|plays? with|playing with|bored|tripped over|carries|chew\w*|fetch|play|squeak\w*|playtime|throw|obsessed|drags", r"with|is|over|than|except|for|a|carries|loves|his|her|by|of|chew\w*|fetch"),
     _f("sleep_place", "a", "spot", r"sleeps?|sleeping|asleep|naps?|lies down|curls? up|snooz\w*|doz\w*|nights?|bed|rests?|slept|dreams|snores?"),
-    _f("place", "t", "spot", r"park(?:ed|s)?|keep|kept|stands?|lies|is|find|stored?|left|sits?|stays?|moored|leaning|waits|locked|put"),
     _f("breed", "a", "breed", r"breed|pedigree|looks like|purebred|pure-?bred|papers|kind of (?:dog|cat|horse|rabbit)|is an?|type|shelter|family of|thoroughbred|being an?"),
-    _f("colour", "at", "colour", r"colou?rs?|coloured|colored|all over|is|painted|fur|coat|looks|shade|feathers|in|lacquer|frame"),
+    _f("colour", "at", "colour", r"colou?rs?|coloured|colored|all over|is|painted|fur|coat|looks|shade|feathers|lacquer|frame"),
     _f("gift_idea", "p", "thing", r"presents?|gifts?|wish ?list|wants?|birthday|christmas|give|buy|bought|get for|love to get|would (?:like|love)|hint\w*|unwrap\w*|wrapped|shopping for|wish\w*|surprise|getting|ideal for|make (?:him|her) happy|longs for|dreams of|asked for|get", r"wants|want|is|for|give|buy|like|get|of|with|a|getting|be|love|about|list", veto=r"coffee|caf[eé]|barista|to eat|food|drink|colou?r|serve|plate|cake"),
+    _f("place", "t", "spot", r"park(?:ed|s)?|keep|kept|stands?|lies|is|find|stored?|left|sits?|stays?|moored|leaning|waits|locked|put"),
     # What one likes best.
     *_favourites(),
 )  # fmt: skip

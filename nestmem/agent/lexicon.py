@@ -54,7 +54,7 @@ SAME_ATTRIBUTE = {
     "birth day": "birthday", "date of birth": "birthday", "birthdate": "birthday", "birth date": "birthday", "bday": "birthday",
     "native language": "mother tongue", "native tongue": "mother tongue", "first language": "mother tongue",
     "citizenship": "nationality", "passport": "nationality",
-    "papers": "nationality", "academic background": "study field", "position at work": "job title", "meal plan": "diet", "feet": "shoe size", "sneakers": "shoe size", "shoes": "shoe size", "travel destination": "next trip", "next travel destination": "next trip", "ssid of router": "wifi name", "wedding date": "wedding date", "locker number combination": "locker code", "blood": "blood type", "old school": "school", "company": "employer", "workplace": "employer", "firm": "employer", "current employer": "employer",
+    "papers": "nationality", "academic background": "study field", "position at work": "job title", "position at company": "job title", "position at the company": "job title", "meal plan": "diet", "feet": "shoe size", "sneakers": "shoe size", "shoes": "shoe size", "travel destination": "next trip", "next travel destination": "next trip", "ssid of router": "wifi name", "wedding date": "wedding date", "locker number combination": "locker code", "blood": "blood type", "old school": "school", "company": "employer", "workplace": "employer", "firm": "employer", "current employer": "employer",
     "alma mater": "university", "uni": "university", "college": "university", "field of study": "study field",
     "degree": "study field", "major": "study field", "subject at university": "study field",
     "days at school": "school", "primary school": "school", "elementary school": "school", "childhood school": "school",
@@ -79,7 +79,7 @@ SAME_ATTRIBUTE = {
 }  # fmt: skip
 
 SAME_FAVOURITE = {
-    "movie": "film", "meal": "food", "dish": "food", "cuisine": "food", "beverage": "drink", "novel": "book", "read": "book",
+    "carrier": "airline", "comfort food": "food", "thing to eat": "food", "movie": "film", "meal": "food", "dish": "food", "cuisine": "food", "beverage": "drink", "novel": "book", "read": "book",
     "tune": "song", "track": "song", "group": "band", "musician": "artist", "holiday": "holiday", "pudding": "dessert",
     "sweet": "dessert", "football club": "team", "football team": "team", "club": "team", "sports team": "team", "store": "shop",
     "time of year": "season", "time of the year": "season", "place to eat": "restaurant", "coding language": "programming language",

@@ -206,7 +206,7 @@ PATTERNS: list[Pattern] = [
     *_p("sleep_place", "thing", "a", rf"sleep {V}"),
     *_p("units", "thing", "s", r"(?:prefer|use|measure everything in|think in|be used to|only understand) (?P<v>(?:degrees )?(?:metric|imperial|celsius|fahrenheit|kilometres|kilometers|miles|kilograms?|kilos|pounds|litres|gallons|si|us)\b.*)"),
     # Looks of animals and things.
-    *_p("colour", "colour", "at", r"be (?:all |mostly |bright |dark |light )?(?P<v>[\w-]+(?: and [\w-]+)?)(?: in colou?r| all over)?", r"be (?:\w+ly |all )?(?P<v>[\w-]+ (?:blue|green|yellow|red|pink|brown|grey|white|black))(?: in colou?r| all over)?"),
+    *_p("colour", "colour", "at", r"be (?:all |mostly )?(?P<v>[\w-]+(?: and [\w-]+)?)(?: in colou?r| all over)?", r"be (?:\w+ly |all )?(?P<v>[\w-]+ (?:blue|green|yellow|red|pink|brown|grey|white|black))(?: in colou?r| all over)?"),
     *_p("breed", "thing", "a", r"be an? (?P<v>[\w -]+?)"),
 ]  # fmt: skip
 

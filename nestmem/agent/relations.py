@@ -224,9 +224,12 @@ def attribute_name(text: str) -> str:
         not in ("new", "current", "own", "actual", "real", "main", "present", "correct", "updated", "latest")
     ] or words
     whole = " ".join(words)
+    if whole.startswith("least favourite "):
+        least = SAME_FAVOURITE.get(whole[16:], whole[16:])
+        return "disliked_food" if least in ("food", "ingredient", "vegetable") else slug(whole)
     favourite = _FAVOURITE.fullmatch(whole)
     if favourite:
-        thing = favourite.group(1).removesuffix(" ever")
+        thing = favourite.group(1).removesuffix(" ever").removesuffix(" of all time")
         return _FAVOURITE_IS.get(thing) or "favourite_" + slug(SAME_FAVOURITE.get(thing, thing))
     return slug(SAME_ATTRIBUTE.get(whole, whole))
 

@@ -22,7 +22,8 @@ def _whose(who: str) -> str:
 
 
 def _favourite(noun: str, value: str, owner: str = "my") -> str:
-    return f"{owner} favourite {noun.strip()} is {value}"
+    noun = re.sub(r"ie$", "y", noun.strip())
+    return f"{owner} favourite {noun} is {value}"
 
 
 def _turn_one(found: re.Match[str]) -> str:
@@ -88,7 +89,7 @@ _TURNED: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (re.compile(r"what (?P<s>I|we) (?P<rest>[\w ]+?) is (?P<v>.+)$", re.I), lambda m: f"{m['s']} {re.sub(r' (?:most|best|the most)$', '', m['rest'])} {m['v']}"),
     (re.compile(r"(?P<v>.+?) is what (?P<s>I|we) (?P<rest>[\w ]+?)(?: most| best)?$"), lambda m: f"{m['s']} {m['rest']} {m['v']}"),
     (re.compile(r"(?:the|one) (?P<n>[\w -]{2,40}?) (?:that |which |where |who )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+?) (?:is|are) (?:called |named |now |still |an? )*(?P<v>.+)$", re.I), _turn_one),
-    (re.compile(r"(?P<v>.+?) (?:is|are) (?:the|a|one) (?P<n>[\w -]{2,30}?) (?:that |which |where )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+)$"), _turn_one),
+    (re.compile(r"(?P<v>[^,]+?) (?:is|are) (?:the|a|one) (?P<n>[\w -]{2,30}?) (?:that |which |where )?(?P<s>I|we|my [\w-]+) (?P<rest>[\w ]+)$"), _turn_one),
     (re.compile(r"(?:when it comes to|of all|among(?: all)?) (?:the )?(?P<n>[\w -]+?)s?,? (?:I|we) (?:like|love|prefer|choose|enjoy)(?: to \w+)? (?P<v>.+?)(?: (?:best|most|the most|above all|the best))?$", re.I), lambda m: _favourite(m["n"], m["v"])),
     (re.compile(r"(?:no|there is no) (?P<n>[\w -]+?) (?:beats|comes close to|is better than|is (?:as good|as nice) as|can beat|tops|better than) (?P<v>.+?)(?: for me)?$", re.I), lambda m: _favourite(m["n"], m["v"])),
     (re.compile(r"(?:I|we) (?:like|love|prefer) (?P<v>.+?) (?:best|most|more) (?:of|than|among) (?:all|any)(?: the| other)? (?P<n>[\w -]+?)s?$", re.I), lambda m: _favourite(m["n"], m["v"])),

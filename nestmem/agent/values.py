@@ -95,7 +95,7 @@ _TYPED = {
     "diet": re.compile(r"^(?:strictly|purely|always|all|mostly|entirely|completely) (?P<v>.+)", re.IGNORECASE), "sleep_place": re.compile(r"^(?P<v>.+?) (?:to sleep|all night|every night|at night|for the night)$"), "school": re.compile(r"^school (?:at|in) (?P<v>.+)"), "newspaper": re.compile(r"^(?P<v>.+?) for [a-z]+ years$"),
     "volunteer_place": re.compile(r"^(?P<v>.+?) (?:without|for free|for nothing|every|once|twice|on|whenever|when) .+"), "instrument": re.compile(r"^(?:gifted |talented |good |great |keen |proud |passionate |professional |amateur )+(?P<v>.+)"),
     "breed": re.compile(r"^(?:pure-?bred|pedigree|real|true|proper|typical|mixed-breed|young|old|big|little|lovely) (?P<v>.+)"), "car": re.compile(r"^(?:to work |around |everywhere |about )?in an? (?P<v>.+)"), "operating_system": re.compile(r"^(?:on|of|runs?) (?P<v>.+)"),
-    "music_genre": re.compile(r"^(?:of|to|with|plays?) (?P<v>.+)"), "shoe_size": re.compile(r"(?P<v>\d+(?:[.,]5|½)?)"),
+    "music_genre": re.compile(r"^(?:the|of|to|with|plays?) (?P<v>.+)"), "shoe_size": re.compile(r"(?P<v>\d+(?:[.,]5|½)?)"),
 }  # fmt: skip
 
 
@@ -274,6 +274,12 @@ def fits(attribute: str, value: str) -> bool:
         "partner_name",
         "spouse",
     ) and _NO_NAME.match(value):
+        return False
+    if attribute == "birthday" and not re.search(r"\d|day|christmas|eve\b", value, re.IGNORECASE):
+        return False
+    if attribute in ("partner_name", "spouse") and not value[0].isupper():
+        return False
+    if attribute in ("music_genre", "disliked_food") and first in ("my", "our", "his", "her", "their", "its"):
         return False
     if attribute == "study_field" and (first in LANGUAGES or "moment" in value):
         return False

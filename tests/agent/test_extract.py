@@ -345,8 +345,8 @@ def test_statements_in_words_of_their_own():
         right += any(
             i.question == case["question"] and bare(i.answer or "") == bare(case["value"]) for i in told
         )
-    assert right / len(cases) > 0.9
-    assert right / answered > 0.92
+    assert right / len(cases) > 0.93
+    assert right / answered > 0.95
 
 
 def bare(text: str) -> str:
@@ -354,13 +354,15 @@ def bare(text: str) -> str:
 
 
 def test_the_bank_of_phrasings():
-    """Recorded on 2026-11-21. What no rule reads is left to a model."""
+    """Recorded on 2026-11-21: train 0.88 / 0.87 / 0.98 / 0.96, test (other phrasings, many of them roundabout,
+    and other values) 0.72 / 0.67 / 0.94 / 0.95. What no rule reads is left to a model."""
     found, asked, right, usual = measure("train", 600)
     assert found > 0.85
     assert asked > 0.82
     assert right > 0.95
     assert usual > 0.9
     found, asked, right, usual = measure("test", 600)
-    assert found > 0.25
-    assert right > 0.8
-    assert usual > 0.88
+    assert found > 0.68
+    assert asked > 0.62
+    assert right > 0.91
+    assert usual > 0.9
