@@ -36,7 +36,7 @@ from nestmem.agent.types import (
     Why,
 )
 from nestmem.agent.weights import TRUSTED, Change, WeightBook
-from nestmem.errors import BaseChanged, InputError, LedgerReadOnly, LLMError
+from nestmem.errors import BaseChanged, InputError, LedgerCorrupt, LedgerReadOnly, LLMError
 from nestmem.store import Ledger
 from nestmem.store.records import Event, MemoryRecord, NewEvent, Receipt, Scope, WeightVersion, Work, utc_now
 
@@ -189,17 +189,20 @@ class Memory:
         if arm not in ARMS:
             raise InputError(f"arm is {arm!r}, expected one of {', '.join(ARMS)}")
         started = time.perf_counter()
-        where = _scope(scope)
+        where, hidden = _scope(scope), frozenset(exclude)
+        budget = self._reading_tokens() if budget_tokens is None else budget_tokens
+        if budget <= 0:
+            raise InputError(f"budget_tokens is {budget}, expected at least 1")
         state, version = self._weights(where) if arm in ("weights", "both") else (None, None)
         lines, sources = [], []
         if arm in ("text", "both"):
-            context = self.recall(question, where, budget_tokens=budget_tokens or self._reading_tokens())
-            lines, sources = answering.quotable(context, exclude)
+            context = self.recall(question, where, budget_tokens=budget)
+            lines, sources = answering.quotable(context, hidden)
         told = self.ledger.memories(where.owner)
         if where.session is not None:
             inside = {e.id for e in self.ledger.events(where)}
             told = [m for m in told if m.event_id in inside]
-        told = [m for m in told if m.event_id not in set(exclude)]
+        told = [m for m in told if m.event_id not in hidden]
         reader = answering.Reader(learner=self.learner, llm=self.llm, max_new_tokens=max_new_tokens)
         spoken = reader.answer(question, arm, lines=lines, state=state, memories=told)
         listed = self._listed(where, version) if version and spoken.spoke in ("weights", "both") else set()
@@ -234,7 +237,12 @@ class Memory:
         try:
             for _ in range(ATTEMPTS):
                 lesson = self._read_pending(owner, work=[])
-                [change] = self._plan([lesson])
+                try:
+                    [change] = self._plan([lesson])
+                except LedgerCorrupt:
+                    if self._seen(owner) == lesson.seen:
+                        raise
+                    continue
                 if self._commit_relearned(lesson, change):
                     return
             with self.ledger.transaction():
@@ -278,24 +286,33 @@ class Memory:
         started = time.perf_counter()
         reports: dict[Scope, LearnReport] = {}
         waiting = owners
-        self._draft(owners)
-        for _ in range(ATTEMPTS):
-            lessons = [self._read_pending(owner) for owner in waiting]
-            waiting = []
-            for lesson, change in zip(lessons, self._plan(lessons), strict=True):
-                report = self._commit(lesson, change)
-                if report is None:
-                    waiting.append(lesson.scope)
-                else:
-                    reports[lesson.scope] = report
-        for owner in waiting:
-            with self.ledger.transaction():
-                lesson = self._read_pending(owner)
-                report = self._commit(lesson, self._plan([lesson])[0])
-            assert report is not None
-            reports[owner] = report
+        try:
+            self._draft(owners)
+            for _ in range(ATTEMPTS):
+                reports |= self._attempt(waiting)
+                waiting = [owner for owner in waiting if owner not in reports]
+            for owner in waiting:
+                with self.ledger.transaction():
+                    lesson = self._read_pending(owner)
+                    report = self._commit(lesson, self._plan([lesson])[0])
+                assert report is not None
+                reports[owner] = report
+        finally:
+            self._drafts = {}
         took = (time.perf_counter() - started) * 1000
         return [LearnReport(**{**vars(reports[owner]), "ms": took}) for owner in owners]
+
+    def _attempt(self, owners: list[Scope]) -> dict[Scope, LearnReport]:
+        """Learns what is pending of each; those whose memory changed meanwhile are left out."""
+        lessons = [self._read_pending(owner) for owner in owners]
+        try:
+            changes = self._plan(lessons)
+        except LedgerCorrupt:
+            if all(self._seen(lesson.scope) == lesson.seen for lesson in lessons):
+                raise
+            return {}
+        reports = {lesson.scope: self._commit(lesson, c) for lesson, c in zip(lessons, changes, strict=True)}
+        return {owner: report for owner, report in reports.items() if report is not None}
 
     def _read_pending(self, owner: Scope, *, work: list[Work] | None = None) -> _Lesson:
         """Extracts the pending events of a user, in the order they were said. Stores nothing."""
@@ -585,6 +602,7 @@ class Memory:
                 version = self._untouched_version(owner, head, set(plan.update_ids), plan.restored_ids)
             receipt = self._receipt(owner, selector, plan.event_ids, removed, head, version or head, change)
             self.ledger.add_receipt(owner, receipt)
+        self._drafts = {}
         if self._book is not None:
             self._book.drop(owner)
         if book is not None and version is not None and change is not None:
@@ -676,18 +694,18 @@ class Memory:
         What the older version did not hold stays out of the weights until it is said again.
         """
         owner = _scope(scope).owner
-        version = next((v for v in self.ledger.versions(owner) if v.id == version_id), None)
-        if version is None:
-            raise InputError(f"user {owner.user!r} has no weight version {version_id!r}; see versions()")
         if self._book is None:
             raise InputError(
                 "restoring weights needs the model they belong to; open the memory with model=..."
             )
-        if version.learner != self._book.learner.fingerprint:
-            raise BaseChanged(
-                f"version {version_id} was made by another model or write rule; open the memory with that one"
-            )
         with self.ledger.transaction():
+            version = next((v for v in self.ledger.versions(owner) if v.id == version_id), None)
+            if version is None:
+                raise InputError(f"user {owner.user!r} has no weight version {version_id!r}; see versions()")
+            if version.learner != self._book.learner.fingerprint:
+                raise BaseChanged(
+                    f"version {version_id} was made by another model or write rule; open the memory with that one"
+                )
             change = self._book.of_version(owner, version)
             restored = self._book.commit(owner, change, f"restored {version_id}")
         self._book.committed(owner, restored, change.state)

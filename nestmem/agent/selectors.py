@@ -62,16 +62,17 @@ def _by_id(ledger: Ledger, owner: Scope, id_: str) -> list[str]:
 
 def _by_text(ledger: Ledger, scope: Scope, what: str, exclude: set[str]) -> list[str]:
     owner = scope.owner
-    memories = [m for m in ledger.memories(owner, active_only=False) if m.event_id not in exclude]
+    inside = {e.id for e in ledger.events(scope)} - exclude
+    memories = [m for m in ledger.memories(owner, active_only=False) if m.event_id in inside]
     chosen = _same_key(what, memories) or _most_alike(what, memories)
     if chosen:
-        echoes = [e.id for e in ledger.events(owner) if e.role == "assistant" and _echoes(e, chosen)]
+        echoes = [e.id for e in ledger.events(scope) if e.role == "assistant" and _echoes(e, chosen)]
         return list(dict.fromkeys([m.event_id for m in chosen] + echoes))
     wanted = speech.content(what)
     events = [
         e
-        for e in ledger.events(owner)
-        if e.id not in exclude and wanted and wanted <= speech.content(e.content)
+        for e in ledger.events(scope)
+        if e.id in inside and wanted and wanted <= speech.content(e.content)
     ]
     if not events:
         raise InputError(f"nothing that was said matches {what!r}; give an id, or say it in other words")

@@ -146,7 +146,7 @@ def _hand_over(raw: sqlite3.Connection, scope_id: int, gone: set[str]) -> None:
             )
             continue
         raw.execute(
-            """UPDATE memory SET valid_to = ?, believed_to = ?, superseded_by = ?
+            """UPDATE memory SET valid_to = ?, believed_to = max(believed_from, ?), superseded_by = ?
                WHERE scope_id = ? AND id = ?""",
             (heir.valid_from, heir.believed_from, heir.id, scope_id, memory_id),
         )

@@ -661,3 +661,64 @@ def test_what_is_forgotten_while_a_model_learns_stays_forgotten(tmp_path, learne
     one.close()
     two.close()
     assert b"4471" not in path.read_bytes()
+
+
+def test_belief_never_ends_before_it_began():
+    now = [START]
+    memory = Memory(Ledger(":memory:", clock=lambda: now[0]), clock=lambda: now[0])
+    said = [("I moved to Oslo.", 31), ("I moved to Bern.", 60), ("I live in Rome.", 0)]
+    ids = []
+    for day, (text, true_since) in enumerate(said):
+        now[0] = START + timedelta(days=100 + day)
+        ids += memory.observe(text, occurred_at=START + timedelta(days=true_since))
+        memory.learn()
+    memory.forget(ids[0])
+    [rome] = [m for m in memory.ledger.memories(Scope(), active_only=False) if m.answer == "Rome"]
+    assert rome.believed_to is not None
+    assert rome.believed_to >= rome.believed_from
+
+
+def test_forgetting_by_text_stays_within_the_session_of_its_scope():
+    memory = Memory(Ledger(":memory:"))
+    memory.observe("My locker code is 4471.", Scope(session="a"))
+    memory.observe("Nothing here.", Scope(session="b"))
+    memory.learn()
+    with pytest.raises(InputError, match="matches"):
+        memory.forget({"text": "my locker code"}, Scope(session="b"))
+    assert memory.forget({"text": "my locker code"}, Scope(session="a")).removed["memories"] == 1
+
+
+def test_what_is_excluded_may_come_from_an_iterator():
+    memory = Memory(Ledger(":memory:"))
+    [event] = memory.observe("I live in Leeds.")
+    memory.learn()
+    assert memory.answer("Where do I live?", exclude=iter([event])).text == "I don't know."
+    with pytest.raises(InputError, match="budget_tokens"):
+        memory.answer("Where do I live?", budget_tokens=0)
+
+
+def test_what_the_writer_wrote_is_not_kept_in_the_process():
+    memory = open_memory(learner=EchoLearner(writer=lambda s: [("What did I run?", "my first marathon")]))
+    memory.observe("Yesterday I ran my first marathon.")
+    memory.learn()
+    assert memory._drafts == {}
+
+
+def test_a_forget_while_another_learns_is_no_damage(tmp_path):
+    path = tmp_path / "m.db"
+    with open_memory(path) as memory:
+        [_, code] = memory.observe(["I live in Leeds.", "My locker code is 4471."])
+        memory.learn()
+    one, two = open_memory(path), open_memory(path)
+    one.observe("My dog is called Biscuit.")
+    assert one._book is not None
+    parts = one._book._parts
+
+    def interrupted(scope, ids):
+        if two.ledger.count(Scope()) == 3:
+            two.forget(code)
+        return parts(scope, ids)
+
+    one._book._parts = interrupted
+    assert one.learn().updates == 1
+    assert active(one) == {"self/home_city": "Leeds", "dog/name": "Biscuit"}
