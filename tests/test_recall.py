@@ -355,15 +355,6 @@ def test_a_month_without_a_year_fits_any_year():
     assert december.holds(date(2024, 1, 3), late_days=7)
 
 
-def test_fusion_and_cosine():
-    fused = ranking.reciprocal_rank_fusion([np.array([3.0, 2.0, 1.0]), np.array([1.0, 3.0, 2.0])])
-    assert np.argmax(fused) == 1
-    matrix = np.eye(4, dtype=np.float32)
-    assert ranking.cosine_top_k(matrix[2], matrix, 1).tolist() == [2]
-    assert ranking.cosine_top_k(matrix[2], matrix, 9)[0] == 2
-    assert ranking.cosine_top_k(matrix[2], matrix[:0], 3).tolist() == []
-
-
 def test_a_rarer_word_counts_more_and_a_longer_text_less():
     hits = np.array([[1, 1, 1, 0], [0, 0, 1, 0]], dtype=np.float32)
     scores = ranking.bm25(hits, ranking.idf(hits), np.array([5.0, 50.0, 5.0, 5.0]))

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -368,8 +368,3 @@ def _mark_groups(session: Session) -> Session:
     if len(names) < 2:
         return session
     return replace(session, messages=tuple(replace(m, group=True) if m.name else m for m in session.messages))
-
-
-def total(sessions: Iterable[Session]) -> int:
-    """How many messages the sessions hold."""
-    return sum(len(session.messages) for session in sessions)

