@@ -231,7 +231,9 @@ def forget(
 
     selector = choose(ids or [], text, where.session, everything)
     with where.open() as memory:
-        if not (dry_run or yes) and (everything or (text is None and not ids)):
+        if not (dry_run or yes) and ((not ids and text is None) or sys.stdin.isatty()):
+            if sys.stdin.isatty():
+                show.receipt(memory.forget(selector, where.scope(), dry_run=True))
             typer.confirm(f"Forget {selector} of user {where.user!r} for good?", abort=True)
         receipt = memory.forget(selector, where.scope(), dry_run=dry_run)
     if json:
