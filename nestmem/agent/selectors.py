@@ -70,9 +70,7 @@ def _by_text(ledger: Ledger, scope: Scope, what: str, exclude: set[str]) -> list
         return list(dict.fromkeys([m.event_id for m in chosen] + echoes))
     wanted = speech.content(what)
     events = [
-        e
-        for e in ledger.events(scope)
-        if e.id in inside and wanted and wanted <= speech.content(e.content)
+        e for e in ledger.events(scope) if e.id in inside and wanted and wanted <= speech.content(e.content)
     ]
     if not events:
         raise InputError(f"nothing that was said matches {what!r}; give an id, or say it in other words")

@@ -238,7 +238,9 @@ class WeightBook:
             payloads |= {u.id: u.payload for u in self.ledger.updates(want.scope, ids=absent)}
         missing = [u.id for u in updates if u.id not in payloads]
         if missing:
-            raise LedgerCorrupt(f"weight updates {missing[:3]} of user {want.scope.user!r} are not stored any more")
+            raise LedgerCorrupt(
+                f"weight updates {missing[:3]} of user {want.scope.user!r} are not stored any more"
+            )
         return [_stored(replace(u, payload=payloads[u.id])) for u in updates]
 
     def _join(

@@ -41,7 +41,9 @@ def live(told: list[Told], learner, *, learn_after: Set[int] = frozenset()) -> t
     ids = []
     for place, (said, session, hours) in enumerate(told):
         scope = Scope(user="ada", session=f"s{session}")
-        ids += memory.observe(CORRECTED[said], scope, occurred_at=START + timedelta(hours=hours, minutes=place))
+        ids += memory.observe(
+            CORRECTED[said], scope, occurred_at=START + timedelta(hours=hours, minutes=place)
+        )
         if place in learn_after:
             memory.learn("ada")
     memory.learn("ada")
