@@ -62,7 +62,8 @@ def _third(verb: str) -> str:
 
 def content(text: str) -> frozenset[str]:
     """The telling words of a question or statement, in one spelling, without endings."""
-    found_words: list[str] = re.findall(r"[\w-]+", re.sub(r"['’]s\b", "", text.casefold()))
+    plain = re.sub(r"\bdo(?:es)? for (?:a )?living\b", "job", re.sub(r"['’]s\b", "", text.casefold()))
+    found_words: list[str] = re.findall(r"[\w-]+", plain)
     found = set()
     for word in found_words:
         if word in _STOP:
