@@ -197,4 +197,6 @@ def test_nobody_there_and_no_url():
 
 def test_a_living_is_a_job_and_not_a_home() -> None:
     assert speech.content("What do I do for a living?") == speech.content("What is my job?")
-    assert speech.content("What does my sister do for a living?") == speech.content("What is my sister's job?")
+    assert speech.content("What does my sister do for a living?") == speech.content(
+        "What is my sister's job?"
+    )
