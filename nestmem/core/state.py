@@ -1,0 +1,159 @@
+"""States are values: frozen dataclasses of tensors that torch's transforms and safetensors understand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from nestmem.errors import InputError
+
+FORMAT = 1
+_STATES: dict[str, type] = {}
+S = TypeVar("S", bound="State")
+
+
+def static(**options: Any) -> Any:
+    """A field that is part of the state's structure, not a tensor: a plain number or name."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field))
+def state(cls: type[S]) -> type[S]:
+    """Make a subclass of State a frozen, keyword-only dataclass that vmap, grad and compile accept.
+
+    Fields hold tensors, None, or dicts and tuples of them; a field made with `static()` holds a number or a name
+    that does not change under vmap (the position in a sequence, say).
+
+    >>> @state
+    ... class Matrix(State):
+    ...     weights: Tensor
+    ...     position: int = static(default=0)
+    >>> torch.func.vmap(lambda s: s.map(torch.neg))(Matrix(weights=torch.ones(3, 2))).weights.sum()
+    tensor(-6.)
+    """
+    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    moving = [f.name for f in fields if not f.metadata.get("static")]
+    fixed = [f.name for f in fields if f.metadata.get("static")]
+
+    # What is None stays out of the tree, where it would be a leaf that vmap cannot map.
+    def flatten(value: S) -> tuple[list[Any], tuple[Any, ...]]:
+        there = tuple(name for name in moving if getattr(value, name) is not None)
+        return [getattr(value, name) for name in there], (
+            there,
+            tuple(getattr(value, name) for name in fixed),
+        )
+
+    def unflatten(children: Any, context: Any) -> S:
+        there, numbers = context
+        values = dict.fromkeys(moving) | dict(zip(there, children, strict=True))
+        return cls(**values, **dict(zip(fixed, numbers, strict=True)))
+
+    pytree.register_pytree_node(cls, flatten, unflatten, serialized_type_name=f"nestmem.{cls.__name__}")
+    _STATES[cls.__name__] = cls
+    return cls
+
+
+class State:
+    """What a memory knows. Methods return a new state; none changes the old one."""
+
+    def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
+        """Every tensor replaced by function(tensor)."""
+        return pytree.tree_map_only(Tensor, function, self)
+
+    def detach(self: S) -> S:
+        """The same values, cut off from the graph that made them."""
+        return self.map(Tensor.detach)
+
+    def to(self: S, *args: Any, **kwargs: Any) -> S:
+        """Moved or cast as `Tensor.to` does; integer tensors keep their dtype."""
+        return self.map(
+            lambda t: t.to(*args, **kwargs) if t.is_floating_point() else t.to(device=_device(args, kwargs))
+        )
+
+    def replace(self: S, **changes: Any) -> S:
+        """The same state with some fields changed."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    def bytes(self) -> int:
+        """Size of all tensors, bytes."""
+        return sum(t.numel() * t.element_size() for t in pytree.tree_leaves(self) if isinstance(t, Tensor))
+
+
+def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = [a for a in args if isinstance(a, str | torch.device)]
+    return kwargs.get("device", named[0] if named else None)
+
+
+def save_state(path: str | Path, value: State, **header: str | int | float) -> None:
+    """Write the state to a safetensors file, bit for bit, with a header (model, config hash, tokens seen, ...)."""
+    tensors: dict[str, Tensor] = {}
+    about = {"format": FORMAT, "structure": _describe(value, "", tensors), "header": header}
+    text = json.dumps(about, allow_nan=False)
+    save_file(tensors, str(path), metadata={"nestmem_state": text})
+
+
+def load_state(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Any, dict[str, Any]]:
+    """Read what `save_state` wrote. Returns (state, header).
+
+    Raises FileNotFoundError where there is no file, InputError where the file is no saved state of this format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no saved state at {path}")
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            text = (file.metadata() or {}).get("nestmem_state")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}); save the state again") from error
+    if text is None:
+        names = ", ".join(sorted(tensors)[:3])
+        raise InputError(
+            f"{path} holds tensors ({names}, ...) but no nestmem state; write it with save_state"
+        )
+    about = json.loads(text)
+    if about["format"] != FORMAT:
+        raise InputError(f"{path} has state format {about['format']}; this nestmem reads format {FORMAT}")
+    return _rebuild(about["structure"], tensors), about["header"]
+
+
+def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The structure as JSON; tensors go into `tensors` under their path."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().contiguous().clone()
+        return {"tensor": name}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    if isinstance(value, dict):
+        return {"dict": {key: _describe(item, f"{name}/{key}", tensors) for key, item in value.items()}}
+    if isinstance(value, tuple):
+        return {"tuple": [_describe(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
+    if isinstance(value, State):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}  # pyright: ignore[reportArgumentType]
+        parts = {key: _describe(item, f"{name}/{key}".lstrip("/"), tensors) for key, item in fields.items()}
+        return {"state": type(value).__name__, "fields": parts}
+    raise InputError(f"a state holds tensors, numbers, dicts and tuples; {name} is a {type(value).__name__}")
+
+
+def _rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    if "tensor" in structure:
+        return tensors[structure["tensor"]]
+    if "value" in structure:
+        return structure["value"]
+    if "dict" in structure:
+        return {key: _rebuild(item, tensors) for key, item in structure["dict"].items()}
+    if "tuple" in structure:
+        return tuple(_rebuild(item, tensors) for item in structure["tuple"])
+    name = structure["state"]
+    if name not in _STATES:
+        raise InputError(f"the file holds a {name}; import the module that defines it before loading")
+    return _STATES[name](**{key: _rebuild(item, tensors) for key, item in structure["fields"].items()})

@@ -1,0 +1,51 @@
+"""Activations with their first two derivatives, which share the costly part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# z -> (f(z), f'(z), f''(z) or None); the last only if asked for.
+Derivatives = tuple[Tensor, Tensor, Tensor | None]
+
+
+def gelu(z: Tensor, second: bool) -> Derivatives:
+    """z Phi(z), Phi + z phi, (2 - z^2) phi."""
+    square = z * z
+    density = torch.exp(square * -0.5) * (2 * torch.pi) ** -0.5
+    share = torch.erf(z * 0.5**0.5) * 0.5 + 0.5
+    return z * share, torch.addcmul(share, z, density), density * (2 - square) if second else None
+
+
+def gelu_tanh(z: Tensor, second: bool) -> Derivatives:
+    """z/2 (1 + tanh u), u = c (z + a z^3), and its derivatives."""
+    c, a = (2 / torch.pi) ** 0.5, 0.044715
+    square = z * z
+    slope, t = c * (1 + 3 * a * square), torch.tanh(c * z * (1 + a * square))
+    share, bend = 0.5 * (1 + t), 1 - t * t
+    first = share + 0.5 * z * bend * slope
+    if not second:
+        return z * share, first, None
+    return z * share, first, bend * (slope + z * (3 * a * c * z - t * slope * slope))
+
+
+def silu(z: Tensor, second: bool) -> Derivatives:
+    """z s, s (1 + z (1 - s)), s (1 - s) (2 + z (1 - 2 s)), s the logistic function."""
+    s = torch.sigmoid(z)
+    bend = s * (1 - s)
+    return z * s, torch.addcmul(s, z, bend), bend * (2 + z * (1 - 2 * s)) if second else None
+
+
+def relu(z: Tensor, second: bool) -> Derivatives:
+    """max(z, 0), 1 where z > 0, 0."""
+    return torch.relu(z), (z > 0).to(z.dtype), torch.zeros_like(z) if second else None
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor, bool], Derivatives]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "relu": relu,
+}

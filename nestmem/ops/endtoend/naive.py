@@ -1,0 +1,131 @@
+"""End-to-end inner learning as a loop: one sequence at a time, one chunk at a time, gradients by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from nestmem.ops.endtoend.levels import EndToEndState, Level, Step, accept, check_results, check_step
+
+
+def recurrent(
+    step: Step,
+    outer: Any,
+    inputs: Any,
+    state: EndToEndState,
+    *,
+    levels: Level | Sequence[Level],
+    chunk: int | None = None,
+    second_order: bool = True,
+    checkpoint: bool = True,
+    check: bool = True,
+) -> tuple[Tensor, Any, EndToEndState]:
+    """The definition of `chunked`, which describes the arguments. Nothing is checkpointed."""
+    written, unit, tokens = accept(inputs, state, levels, chunk, check)
+    rows = [
+        _sequence(step, outer, _row(inputs, b), state, b, written, unit, tokens, second_order)
+        for b in range(pytree.tree_leaves(inputs)[0].shape[0])
+    ]
+    losses, outputs, parts = (
+        pytree.tree_map(lambda *x: torch.stack(x), *each) for each in zip(*rows, strict=True)
+    )
+    weights, slots, gradients, carry, live, pending = parts
+    after = state.replace(
+        weights=weights, slots=slots, gradients=gradients, carry=carry, live=live, pending=pending
+    )
+    return losses, outputs, after.replace(position=state.position + tokens)
+
+
+def _sequence(
+    step: Step,
+    outer: Any,
+    inputs: Any,
+    state: EndToEndState,
+    row: int,
+    written: list[tuple[int, Level, tuple[str, ...]]],
+    chunk: int,
+    tokens: int,
+    second_order: bool,
+) -> tuple[Tensor, Any, tuple]:
+    """The tokens of one sequence, from the start of the chunk that the state stands in."""
+    weights, slots, gradients = _row((state.weights, state.slots, state.gradients), row)
+    carry = live = _row(state.carry, row)
+    waiting = state.position % chunk
+    begin = state.position - waiting
+    if waiting:
+        past = pytree.tree_map(lambda x: x[row, :waiting], state.pending)
+        inputs = pytree.tree_map(lambda a, b: torch.cat([a, b]), past, inputs)
+    total = waiting + tokens
+
+    all_losses, all_outputs = [], []
+    for start in range(0, total, chunk):
+        stop = min(start + chunk, total)
+        piece = pytree.tree_map(lambda x: x[start:stop], inputs)  # noqa: B023
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            # A fresh alias of each weight: the inner gradient is the partial derivative at the weights in force,
+            # not also the one by way of another level's earlier write.
+            point = {
+                n: w.view_as(w) if w.requires_grad else w.detach().requires_grad_()
+                for n, w in weights.items()
+            }
+            losses, outputs, live = step(outer, point | state.shared, piece, carry)
+            check_step(stop - start, carry, losses, outputs, live)
+        all_losses.append(losses)
+        all_outputs.append(outputs)
+        if stop - start == chunk:
+            with torch.enable_grad():
+                found = (
+                    torch.autograd.grad(
+                        losses.sum(), list(point.values()), create_graph=True, materialize_grads=True
+                    )
+                    if point
+                    else ()
+                )
+            if not second_order:
+                found = [g.detach() for g in found]
+            new = dict(zip(point, found, strict=True))
+            check_results(
+                losses[None], {n: g[None] for n, g in new.items()}, (begin + start) // chunk, begin + start
+            )
+            weights, slots, gradients = _write(weights, slots, gradients, new, begin + stop, written)
+            carry = live
+    losses = torch.cat(all_losses)[waiting:]
+    outputs = pytree.tree_map(lambda *x: torch.cat(x)[waiting:], *all_outputs)
+    rest = total % chunk
+    pending = pytree.tree_map(
+        lambda x: torch.cat([x[total - rest :], x.new_zeros(chunk - rest, *x.shape[1:])]), inputs
+    )
+    return losses, outputs, (weights, slots, gradients, carry, live, pending)
+
+
+def _write(
+    weights: dict, slots: dict, gradients: dict, new: dict, position: int, written: list
+) -> tuple[dict, dict, dict]:
+    """Every level adds the chunk's gradient; those whose period ends here write."""
+    weights, slots, gradients = dict(weights), dict(slots), dict(gradients)
+    for number, level, names in written:
+        g = {n: new[n] + gradients[n] if n in gradients else new[n] for n in names}
+        if position % level.period == 0:
+            if level.average:
+                g = {n: x / level.period for n, x in g.items()}
+            if level.clip is not None:
+                size = sum(x.square().sum() for x in g.values()) ** 0.5
+                if size > level.clip:
+                    g = {n: x * (level.clip / size) for n, x in g.items()}
+            like = next(iter(g.values()))
+            gates = [torch.as_tensor(x).to(like) for x in (level.rate, level.decay, level.momentum)]
+            mine = {n: weights[n] for n in names}
+            mine, slots[str(number)] = level.optimizer.update(mine, g, slots[str(number)], *gates, {})
+            weights |= mine
+            g = {n: torch.zeros_like(x) for n, x in g.items()}
+        gradients |= {n: x for n, x in g.items() if n in gradients}
+    return weights, slots, gradients
+
+
+def _row(tree: Any, row: int) -> Any:
+    return pytree.tree_map(lambda x: x[row], tree)

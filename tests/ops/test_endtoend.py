@@ -1,0 +1,446 @@
+"""Laws of end-to-end inner learning, and what it refuses."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from nestmem.core import MLP, GradientDescent
+from nestmem.errors import InputError
+from nestmem.ops.endtoend import EndToEndState, Level, chunked, init, recurrent
+from tests.ops.rule_endtoend import WIDTH, fast_weights, first_carry, outer_weights, step
+
+QUICK, SLOW = ("up", "bias", "down"), ("slow",)
+
+
+def sequences(batch: int, tokens: int, seed: int = 0) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(batch, tokens, WIDTH, generator=g, dtype=torch.float64) for name in ("x", "target")
+    }
+
+
+def first(seed: int = 1) -> dict[str, Tensor]:
+    return fast_weights(torch.Generator().manual_seed(seed))
+
+
+def start(fast, batch: int, levels, **more) -> EndToEndState:
+    return init(fast, batch, levels=levels, carry=first_carry(batch, fast["up"]), **more)
+
+
+def plain(fast, inputs, chunk: int) -> Tensor:
+    """The losses of a network that never writes."""
+    level = Level(period=None)
+    state = start(fast, inputs["x"].shape[0], level, chunk=chunk)
+    assert not state.weights
+    return chunked(step, outer_weights(), inputs, state, levels=level, chunk=chunk)[0]
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_meta_gradient_is_the_loop_s(checkpoint: bool, second_order: bool) -> None:
+    levels = (
+        Level(period=3, names=QUICK, rate=0.3, clip=0.8),
+        Level(period=6, names=SLOW, rate=0.1, decay=0.9),
+    )
+    inputs = sequences(2, 14)
+    found = []
+    for form in (chunked, recurrent):
+        fast = {n: w.requires_grad_() for n, w in first().items()}
+        outer = {n: w.requires_grad_() for n, w in outer_weights().items()}
+        losses, _, _ = form(
+            step,
+            outer,
+            inputs,
+            start(fast, 2, levels),
+            levels=levels,
+            second_order=second_order,
+            checkpoint=checkpoint,
+        )
+        found.append(torch.autograd.grad(losses.mean(), [*outer.values(), *fast.values()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        assert bool((a != 0).any())
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_meta_gradient_against_finite_differences(checkpoint: bool) -> None:
+    inputs = sequences(1, 9)
+    names, outers = list(first()), list(outer_weights())
+
+    def loss(rate: Tensor, *values: Tensor) -> Tensor:
+        levels = Level(period=3, rate=rate, clip=0.8)
+        outer = dict(zip(outers, values[: len(outers)], strict=True))
+        fast = dict(zip(names, values[len(outers) :], strict=True))
+        losses, _, _ = chunked(
+            step, outer, inputs, start(fast, 1, levels), levels=levels, checkpoint=checkpoint
+        )
+        return losses.mean()
+
+    values = [torch.tensor(0.3, dtype=torch.float64), *outer_weights().values(), *first().values()]
+    assert torch.autograd.gradcheck(loss, [x.requires_grad_() for x in values], atol=1e-7, rtol=1e-5)
+
+
+def test_second_derivatives_of_the_outer_loss() -> None:
+    inputs = sequences(1, 4)
+    levels = Level(period=2, rate=0.3)
+
+    def loss(up: Tensor) -> Tensor:
+        fast = first() | {"up": up}
+        return chunked(step, outer_weights(), inputs, start(fast, 1, levels), levels=levels)[0].mean()
+
+    assert torch.autograd.gradgradcheck(loss, first()["up"].requires_grad_(), fast_mode=True)
+
+
+def test_first_and_second_order_differ_in_gradient_and_not_in_value() -> None:
+    inputs, levels = sequences(2, 9), Level(period=3, rate=0.3)
+    losses, gradients = [], []
+    for second_order in (True, False):
+        fast = {n: w.requires_grad_() for n, w in first().items()}
+        found, _, _ = chunked(
+            step, outer_weights(), inputs, start(fast, 2, levels), levels=levels, second_order=second_order
+        )
+        losses.append(found)
+        gradients.append(torch.autograd.grad(found.mean(), fast["up"])[0])
+    assert torch.equal(losses[0], losses[1])
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) > 1e-3
+
+
+def test_rate_zero_is_the_network() -> None:
+    inputs = sequences(2, 10)
+    losses, _, state = chunked(
+        step,
+        outer_weights(),
+        inputs,
+        start(first(), 2, Level(period=3, rate=0.0)),
+        levels=Level(period=3, rate=0.0),
+    )
+    torch.testing.assert_close(losses, plain(first(), inputs, 3), rtol=1e-12, atol=1e-12)
+    for n, w in first().items():
+        assert torch.equal(state.weights[n], w.expand(2, *w.shape))
+
+
+def test_learning_lowers_the_loss_of_a_repeated_chunk() -> None:
+    inputs = pytree.tree_map(lambda x: x.repeat(1, 12, 1), sequences(3, 4))
+    levels = Level(period=4, rate=0.1, clip=1.0)
+    losses, _, _ = chunked(step, outer_weights(), inputs, start(first(), 3, levels), levels=levels)
+    # The first chunk has an empty cache; the later ones see the same tokens in the same context.
+    each = losses.unflatten(1, (12, 4)).mean(-1)[:, 1:]
+    assert bool((each[:, -1] < 0.7 * each[:, 0]).all())
+
+
+def test_a_period_as_long_as_the_sequence_writes_nothing_in_it() -> None:
+    inputs = sequences(2, 12)
+    levels = Level(period=12, rate=0.5)
+    whole = start(first(), 2, levels, chunk=3)
+    shared = start(first(), 2, levels, chunk=3, length=12)
+    assert whole.weights and not whole.shared and shared.shared and not shared.weights
+    losses, _, after = chunked(step, outer_weights(), inputs, whole, levels=levels, chunk=3)
+    skipped, _, same = chunked(step, outer_weights(), inputs, shared, levels=levels, chunk=3)
+    torch.testing.assert_close(losses, plain(first(), inputs, 3), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(losses, skipped, rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(same.shared[n], w) for n, w in first().items())
+    # The write at the very end concerns the next token only.
+    assert not torch.allclose(after.weights["up"][0], first()["up"])
+    with pytest.raises(InputError, match="13 tokens are more than the period 12 of level 0"):
+        chunked(step, outer_weights(), sequences(2, 1), same, levels=levels, chunk=3)
+
+
+def test_a_slow_level_writes_the_gradient_of_its_whole_period() -> None:
+    # With the quick level's rate 0, the slow level's write is plain autograd's over its period.
+    inputs = sequences(2, 6)
+    levels = (
+        Level(period=2, names=QUICK, rate=0.0),
+        Level(period=6, names=SLOW, rate=0.05, average=False, decay=0.9),
+    )
+    _, _, after = chunked(step, outer_weights(), inputs, start(first(), 2, levels), levels=levels)
+    for row in range(2):
+        fast = {n: w.requires_grad_() for n, w in first().items()}
+        losses, _, _ = step(
+            outer_weights(),
+            fast,
+            pytree.tree_map(lambda x: x[row], inputs),  # noqa: B023
+            pytree.tree_map(lambda x: x[0], first_carry(1, fast["up"])),
+        )
+        (g,) = torch.autograd.grad(losses.sum(), [fast["slow"]])
+        torch.testing.assert_close(after.weights["slow"][row], 0.9 * fast["slow"].detach() - 0.05 * g)
+        assert torch.equal(after.weights["up"][row], first()["up"])
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.1, 10.0])
+def test_a_write_is_at_most_rate_times_clip(clip: float) -> None:
+    levels = Level(period=4, rate=0.7, clip=clip)
+    _, _, after = chunked(step, outer_weights(), sequences(3, 4), start(first(), 3, levels), levels=levels)
+    moved = torch.cat([(after.weights[n] - w).flatten(1) for n, w in first().items()], 1).norm(dim=1)
+    assert bool((moved <= 0.7 * clip * (1 + 1e-9)).all())
+    if clip < 1:
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.7 * clip))
+
+
+def test_one_sequence_s_clip_does_not_scale_another_s() -> None:
+    levels = Level(period=4, rate=0.7, clip=1.0)
+    inputs = sequences(2, 12)
+    inputs["target"][1] *= 100
+    losses, _, state = chunked(step, outer_weights(), inputs, start(first(), 2, levels), levels=levels)
+    for row in range(2):
+        alone = pytree.tree_map(lambda x: x[row : row + 1], inputs)  # noqa: B023
+        found, _, after = chunked(step, outer_weights(), alone, start(first(), 1, levels), levels=levels)
+        torch.testing.assert_close(found[0], losses[row])
+        for n, w in after.weights.items():
+            torch.testing.assert_close(w[0], state.weights[n][row])
+
+
+def test_backward_after_a_detached_stream() -> None:
+    # Truncated: the state comes from a first half without a graph.
+    levels = Level(period=3, rate=0.3)
+    inputs = sequences(2, 10)
+    outer = {n: w.requires_grad_() for n, w in outer_weights().items()}
+    cut = lambda a, b: pytree.tree_map(lambda x: x[:, a:b], inputs)  # noqa: E731
+    with torch.no_grad():
+        _, _, state = chunked(step, outer, cut(0, 5), start(first(), 2, levels), levels=levels)
+    assert not any(x.requires_grad for x in pytree.tree_leaves(state) if isinstance(x, Tensor))
+    losses, _, _ = chunked(step, outer, cut(5, 10), state, levels=levels)
+    losses.mean().backward()
+    assert all(w.grad is not None and bool((w.grad != 0).any()) for w in outer.values())
+
+
+def test_gradient_reaches_back_through_a_state_inside_a_chunk() -> None:
+    levels = Level(period=4, rate=0.3)
+    inputs = sequences(1, 12)
+    found = []
+    for cuts in ([12], [2, 3, 9, 12]):
+        fast = {n: w.requires_grad_() for n, w in first().items()}
+        outer = {n: w.requires_grad_() for n, w in outer_weights().items()}
+        state, losses, begin = start(fast, 1, levels), [], 0
+        for end in cuts:
+            piece = pytree.tree_map(lambda x: x[:, begin:end], inputs)  # noqa: B023
+            loss, _, state = chunked(step, outer, piece, state, levels=levels)
+            losses.append(loss)
+            begin = end
+        found.append(torch.autograd.grad(torch.cat(losses, 1).mean(), [*outer.values(), *fast.values()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_vmap_over_chunked() -> None:
+    levels = Level(period=3, rate=0.3, clip=1.0)
+    inputs = sequences(3, 8)
+
+    outer, begin = outer_weights(), start(first(), 1, levels)
+
+    def one(x: Tensor, target: Tensor) -> Tensor:
+        each = {"x": x[None], "target": target[None]}
+        return chunked(step, outer, each, begin, levels=levels)[0][0]
+
+    whole, _, _ = chunked(step, outer_weights(), inputs, start(first(), 3, levels), levels=levels)
+    torch.testing.assert_close(torch.func.vmap(one)(inputs["x"], inputs["target"]), whole)
+
+
+def test_bfloat16_compute_with_float32_weights() -> None:
+    levels = Level(period=3, rate=0.3, clip=1.0)
+    single = lambda tree: pytree.tree_map(lambda x: x.float() if x.is_floating_point() else x, tree)  # noqa: E731
+    inputs, fast = single(sequences(2, 8)), single(first())
+    exact, _, _ = chunked(step, outer_weights(), inputs, start(fast, 2, levels), levels=levels)
+    half = pytree.tree_map(lambda x: x.bfloat16(), inputs)
+    losses, _, state = chunked(step, outer_weights(), half, start(fast, 2, levels), levels=levels)
+    assert all(w.dtype == torch.float32 for w in state.weights.values())
+    torch.testing.assert_close(losses, exact, rtol=0.1, atol=0.1)
+
+
+def test_autocast_is_the_same_in_the_recomputation() -> None:
+    levels = Level(period=3, rate=0.3)
+    inputs = pytree.tree_map(lambda x: x.float(), sequences(2, 6))
+    outer = {n: w.float() for n, w in outer_weights().items()}
+    found = []
+    for checkpoint in (True, False):
+        fast = {n: w.float().requires_grad_() for n, w in first().items()}
+        state = start(fast, 2, levels)
+
+        def cast(outer, fast, inputs, carry):
+            losses, out, after = step(outer, fast, inputs, carry)
+            return losses, out, pytree.tree_map(lambda a, b: a.to(b.dtype), after, carry)
+
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, _, _ = chunked(cast, outer, inputs, state, levels=levels, checkpoint=checkpoint)
+        found.append(torch.autograd.grad(losses.float().mean(), list(fast.values())))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_a_learned_tensor_from_a_closure_is_not_lost_silently() -> None:
+    scale = torch.ones(WIDTH, dtype=torch.float64, requires_grad=True)
+    levels = Level(period=3, rate=0.3)
+
+    def hidden(outer, fast, inputs, carry):
+        losses, out, after = step(outer, fast, inputs, carry)
+        return losses * scale.sum(), out, after
+
+    fast = {n: w.requires_grad_() for n, w in first().items()}
+    losses, _, _ = chunked(hidden, outer_weights(), sequences(1, 6), start(fast, 1, levels), levels=levels)
+    with pytest.raises(InputError, match="not among its arguments"):
+        losses.mean().backward()
+
+
+@pytest.mark.parametrize("form", [chunked, recurrent])
+def test_a_loss_that_is_not_finite_is_reported_with_its_place(form) -> None:
+    levels = Level(period=3, rate=0.3)
+    state = start(first(), 3, levels)
+    inputs = sequences(3, 10)
+    inputs["target"][2, 7] = 1e200
+
+    with pytest.raises(
+        InputError, match=r"loss is inf in chunk 2, batch row .*, token 7; nothing was updated"
+    ):
+        form(step, outer_weights(), inputs, state, levels=levels)
+    assert all(torch.equal(state.weights[n][2], w) for n, w in first().items())
+
+    def kink(outer, fast, inputs, carry):
+        losses, out, after = step(outer, fast, inputs, carry)
+        return losses + (fast["slow"] * 0).abs().sum().sqrt(), out, after
+
+    with pytest.raises(InputError, match='gradient of "slow" is not finite in chunk 0, batch row 0'):
+        form(kink, outer_weights(), sequences(3, 10), state, levels=levels)
+
+
+@pytest.mark.parametrize("form", [chunked, recurrent])
+def test_a_step_that_returns_wrong_shapes_is_refused(form) -> None:
+    levels = Level(period=3, rate=0.3)
+    state, inputs = start(first(), 2, levels), sequences(2, 6)
+
+    def wrong(change):
+        def made(outer, fast, inputs, carry):
+            return change(*step(outer, fast, inputs, carry))
+
+        return lambda: form(made, outer_weights(), inputs, state, levels=levels)
+
+    with pytest.raises(InputError, match=r"losses \[n\] = \[3\].*got \[\]"):
+        wrong(lambda losses, out, carry: (losses.mean(), out, carry))()
+    with pytest.raises(InputError, match=r"outputs \[n, ...\] with n = 3; got \[1, 3, 3\]"):
+        wrong(lambda losses, out, carry: (losses, out[None], carry))()
+    with pytest.raises(InputError, match="carry like the one it was given"):
+        wrong(lambda losses, out, carry: (losses, out, carry | {"key": carry["key"][1:]}))()
+    with pytest.raises(InputError, match="carry like the one it was given"):
+        wrong(lambda losses, out, carry: (losses, out, carry["key"]))()
+
+
+def test_bad_input_is_refused() -> None:
+    good = Level(period=3, rate=0.3)
+    state, inputs = start(first(), 2, good), sequences(2, 6)
+
+    def call(inputs=inputs, state=state, levels=good, **more):
+        return chunked(step, outer_weights(), inputs, state, levels=levels, **more)
+
+    with pytest.raises(InputError, match="period 5 is not a multiple of the chunk, 3 tokens"):
+        start(first(), 2, (Level(period=3, names=QUICK), Level(period=5, names=SLOW)))
+    with pytest.raises(InputError, match="period is a whole number"):
+        Level(period=0)
+    with pytest.raises(InputError, match="clip is a positive norm"):
+        Level(period=1, clip=0.0)
+    with pytest.raises(InputError, match="decay is 0, outside"):
+        Level(period=1, decay=0)
+    with pytest.raises(InputError, match="rate is -1"):
+        Level(period=1, rate=-1)
+    with pytest.raises(InputError, match="unknown: \\['wide'\\], in none: \\['slow'\\]"):
+        start(first(), 2, Level(period=3, names=(*QUICK, "wide")))
+    with pytest.raises(InputError, match=r"carry holds tensors \[B, ...\] with B = 2"):
+        init(first(), 2, levels=good, carry=first_carry(3, first()["up"]))
+    with pytest.raises(InputError, match="T = 0"):
+        call(inputs=sequences(2, 0))
+    with pytest.raises(InputError, match="differ in batch or tokens"):
+        call(inputs={"x": inputs["x"], "target": inputs["target"][:, :3]})
+    with pytest.raises(InputError, match="differ in batch"):
+        call(inputs=sequences(3, 6))
+    with pytest.raises(InputError, match=r"holds tensors \[B, T"):
+        call(inputs={"x": 3})
+    with pytest.raises(InputError, match="float32 or float64"):
+        call(state=state.to(torch.float16))
+    with pytest.raises(InputError, match="no level has a period"):
+        start(first(), 2, Level(period=None))
+    with pytest.raises(InputError, match="state was not"):
+        call(levels=Level(period=6), chunk=3)
+    _, _, middle = call(inputs=sequences(2, 4))
+    with pytest.raises(InputError, match="chunk is 6 tokens, but the state was written with 3"):
+        call(state=middle, levels=Level(period=6))
+
+
+def test_the_inner_step_of_a_memory_is_the_same_write() -> None:
+    # A matrix memory with the L2 objective, written by the model's own loss, is the deep rule with chunk = period.
+    memory = MLP(sizes=(WIDTH, WIDTH))
+    g = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(2, 6, WIDTH, generator=g, dtype=torch.float64) for _ in range(2))
+
+    def local(outer, fast, inputs, carry):
+        out = inputs["k"] @ fast["0"]
+        return (out - inputs["v"]).square().sum(-1), out, carry
+
+    from nestmem.core import Gates, Memory, Period
+
+    levels = Level(period=3, rate=0.1, average=False, optimizer=GradientDescent())
+    state = init({"0": torch.zeros(WIDTH, WIDTH, dtype=torch.float64)}, 2, levels=levels)
+    _, out, after = chunked(local, {}, {"k": k, "v": v}, state, levels=levels)
+    titans = Memory(model=memory, period=Period(chunk=3, read="chunk"))
+    begin = titans.init(2, dtype=torch.float64)
+    expected, end = titans.scan(begin, k[:, None], k[:, None], v[:, None], Gates(rate=0.1))
+    torch.testing.assert_close(out, expected[:, 0])
+    torch.testing.assert_close(after.weights["0"], end.weights["0"][:, 0])
+
+
+MEASURE = """
+    import resource, sys, torch
+    import torch.nn.functional as F
+    from nestmem.ops.endtoend import Level, chunked, init
+
+    WIDTH, CHUNK, BATCH = 64, 128, 4
+
+    def step(outer, fast, inputs, carry):
+        x, target = inputs
+        past = torch.cat([carry, x])
+        n = x.shape[0]
+        at, of = torch.arange(n)[:, None], torch.arange(CHUNK + n)[None]
+        mask = ((of <= at + CHUNK) & (of >= at))[None, None]
+        q, k, v = x @ outer["q"], past @ outer["k"], past @ outer["v"]
+        x = x + F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None], attn_mask=mask)[0, 0]
+        out = x + F.gelu(x @ fast["up"]) @ fast["down"]
+        return (out - target).square().mean(-1), out, past[-CHUNK:]
+
+    torch.manual_seed(0)
+    outer = {n: (torch.randn(WIDTH, WIDTH) * WIDTH**-0.5).requires_grad_() for n in "qkv"}
+    fast = {
+        "up": (torch.randn(WIDTH, 4 * WIDTH) * WIDTH**-0.5).requires_grad_(),
+        "down": (torch.randn(4 * WIDTH, WIDTH) * WIDTH**-0.5).requires_grad_(),
+    }
+    levels = Level(period=CHUNK, rate=1.0, clip=1.0)
+
+    def backward(chunks):
+        x, target = torch.randn(2, BATCH, chunks * CHUNK, WIDTH)
+        state = init(fast, BATCH, levels=levels, carry=torch.zeros(BATCH, CHUNK, WIDTH))
+        losses, _, _ = chunked(step, outer, (x, target), state, levels=levels, checkpoint=sys.argv[1] == "True")
+        return torch.autograd.grad(losses.mean(), fast["up"])[0].norm().item()
+
+    backward(2)  # loads what torch loads at first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    norm = backward(32)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, norm)
+"""
+
+
+@pytest.mark.slow
+def test_checkpointing_lowers_the_peak_of_memory() -> None:
+    """32 chunks: what the process grows by, in MiB, and the same gradient."""
+    peaks, norms = [], []
+    for checkpoint in (True, False):
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(MEASURE), str(checkpoint)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peak, norm = (float(x) for x in run.stdout.split())
+        peaks.append(peak)
+        norms.append(norm)
+    assert peaks[0] < 0.5 * peaks[1], peaks
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
