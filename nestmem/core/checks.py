@@ -45,6 +45,8 @@ def check_gates(gates: Gates, keys: Tensor, *, window: int = 1, numbers: bool = 
         value = getattr(gates, name)
         if isinstance(value, Tensor):
             check_gate(name, value, keys, numbers=numbers)
+        elif value is not None:
+            raise InputError(f"Gates.{name} is a tensor [B, H, T] = {tuple(keys.shape[:3])}; got {value!r}")
     if (gates.window is not None) != (window > 1):
         raise InputError(
             f"Gates.window is {'given' if gates.window is not None else 'missing'}, but the period's window is {window}; "
@@ -88,7 +90,7 @@ def check_gate(
 def check_finite(name: str, x: Tensor) -> None:
     """Every number finite; the message says where the first other one stands."""
     # One pass: a sum is finite where every number is, and where it overflows the second look decides.
-    if not _can_look(x) or bool(torch.isfinite(x.detach().sum())) or bool(torch.isfinite(x).all()):
+    if transformed() or x.is_meta or bool(torch.isfinite(x.detach().sum())) or bool(torch.isfinite(x).all()):
         return
     place = tuple(torch.nonzero(~torch.isfinite(x))[0].tolist())
     raise InputError(
@@ -98,7 +100,7 @@ def check_finite(name: str, x: Tensor) -> None:
 
 def check_range(name: str, x: Tensor, low: float, high: float, low_allowed: bool = True) -> None:
     """low <= x <= high (low < x where the lowest is not allowed)."""
-    if not _can_look(x):
+    if transformed() or x.is_meta or not x.numel():
         return
     least, most = x.detach().aminmax()
     if least < low or most > high or (least == low and not low_allowed):
@@ -106,6 +108,19 @@ def check_range(name: str, x: Tensor, low: float, high: float, low_allowed: bool
         place = tuple(torch.nonzero(wrong)[0].tolist())
         bounds = f"{'[' if low_allowed else '('}{low:g}, {high:g}]"
         raise InputError(f"{name} is {x[place].item():g} at {list(place)}, outside {bounds}")
+
+
+def check_state(weights: dict[str, Tensor], keys: Tensor) -> None:
+    """Weights [B, H, ...] of the keys' batch, heads, dtype and device."""
+    for name, w in weights.items():
+        label = f"state.weights[{name!r}]"
+        check_state_kind(label, w)
+        if w.shape[:2] != keys.shape[:2]:
+            raise InputError(f"{label} {_shape(w)} and keys {_shape(keys)} differ in batch or heads")
+        if w.dtype != keys.dtype or w.device != keys.device:
+            raise InputError(
+                f"{label} is {w.dtype} on {w.device}, keys {keys.dtype} on {keys.device}; make them one kind"
+            )
 
 
 def check_state_kind(name: str, weights: Tensor) -> None:
@@ -116,13 +131,10 @@ def check_state_kind(name: str, weights: Tensor) -> None:
         )
 
 
-def _can_look(x: Tensor) -> bool:
-    """Under compile and functorch transforms numbers cannot be looked at; there the shapes alone are checked."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not x.is_meta
-    )
+def transformed() -> bool:
+    """Whether this runs under torch.compile or a transform of torch.func, where no number can be looked at."""
+    stack = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.compiler.is_compiling() or stack() is not None
 
 
 def _shape(x: Tensor) -> list[int]:

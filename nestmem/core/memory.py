@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nestmem.core.checks import check_gates, check_tokens
+from nestmem.core.checks import check_gates, check_state, check_tokens
 from nestmem.core.model import Model, Weights
 from nestmem.core.objective import L2, Objective
 from nestmem.core.optimizer import Gates, GradientDescent, InnerOptimizer, Slots
@@ -118,6 +118,12 @@ class Memory:
         gates = (gates or Gates()).expand(keys)
         check_tokens(queries=queries, keys=keys, values=values, numbers=check)
         check_gates(gates, keys, window=self.period.window, numbers=check)
+        check_state(state.weights, keys)
+        if self.period.reset and state.initial is None:
+            raise InputError(
+                f"Period.reset is {self.period.reset}, but the state has no initial weights to return to; "
+                "start from the init of this memory"
+            )
         outputs = []
         for start, stop in self.period.pieces(state.position, keys.shape[2], chunked):
             cut = slice(start, stop)

@@ -187,6 +187,8 @@ class MLP:
         backpropagation stores local surprise under the layer's input).
         """
         inputs, z, pre = self._layers(weights, keys)
+        if values.shape[-1] != self.sizes[-1]:
+            raise InputError(f"values have width {self.sizes[-1]}; got {list(values.shape)}")
         prediction, backward = self.head(keys, z)
         errors = [backward(objective.gradient(prediction, values, threshold))]
         derivative = ACTIVATIONS[self.activation][1]
@@ -216,6 +218,8 @@ class MLP:
         function = ACTIVATIONS[self.activation][0]
         inputs, outputs = [], []
         x = keys
+        if keys.shape[-1] != self.sizes[0]:
+            raise InputError(f"keys and queries have width {self.sizes[0]}; got {list(keys.shape)}")
         for layer in range(self.depth):
             inputs.append(x)
             z = x @ weights[str(layer)]
@@ -271,7 +275,10 @@ class Network:
         """Per token: the objective's gradient for each weight [B, H, T, ...]. Inputs of layers are not known."""
 
         def loss(weights: Weights, key: Tensor, value: Tensor, limit: Tensor | None) -> Tensor:
-            return objective.loss(self.function(weights, key[None]), value[None], limit)[0]
+            prediction = self.function(weights, key[None])
+            if prediction.shape[-1] != value.shape[-1]:
+                raise InputError(f"values have width {prediction.shape[-1]}; got {list(values.shape)}")
+            return objective.loss(prediction, value[None], limit)[0]
 
         tokens = torch.func.vmap(
             torch.func.grad(loss), in_dims=(None, 0, 0, None if threshold is None else 0)

@@ -64,7 +64,7 @@ class Huber:
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.threshold <= 0:
+        if not self.threshold > 0:
             raise InputError(f"Huber's threshold is a positive number; got {self.threshold}")
 
     def loss(self, prediction: Tensor, target: Tensor, threshold: Tensor | None = None) -> Tensor:
@@ -99,7 +99,7 @@ class Lp:
     smooth: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.p < 1 or self.smooth < 0 or (self.smooth == 0 and self.p < 2):
+        if not (self.p >= 1 and self.smooth >= 0) or (self.smooth == 0 and self.p < 2):
             raise InputError(
                 f"Lp needs p >= 1 and smooth > 0 (0 only for p >= 2); got p={self.p}, smooth={self.smooth}"
             )

@@ -190,8 +190,7 @@ class Adam:
 
     def init(self, weights: Weights) -> Slots:
         zero = {n: torch.zeros_like(w) for n, w in weights.items()}
-        some = next(iter(weights.values()))
-        return {"mean": zero, "square": dict(zero), "count": {"steps": some.new_zeros(())}}
+        return {"mean": zero, "square": dict(zero), "count": {n: _counter(w) for n, w in weights.items()}}
 
     def update(
         self,
@@ -203,14 +202,14 @@ class Adam:
         momentum: Tensor,
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
-        count = slots["count"]["steps"] + 1
+        count = {n: steps + 1 for n, steps in slots["count"].items()}
         mean = {n: self.beta1 * slots["mean"][n] + (1 - self.beta1) * g for n, g in gradients.items()}
         square = {n: self.beta2 * slots["square"][n] + (1 - self.beta2) * g * g for n, g in gradients.items()}
         new = {}
         for n, w in weights.items():
-            corrected = (square[n] / (1 - self.beta2**count) + self.eps**2).sqrt() + self.eps
-            new[n] = _as(decay, w) * w - _as(rate, w) * (mean[n] / (1 - self.beta1**count)) / corrected
-        return new, {"mean": mean, "square": square, "count": {"steps": count}}
+            corrected = (square[n] / (1 - self.beta2 ** count[n]) + self.eps**2).sqrt() + self.eps
+            new[n] = _as(decay, w) * w - _as(rate, w) * (mean[n] / (1 - self.beta1 ** count[n])) / corrected
+        return new, {"mean": mean, "square": square, "count": count}
 
 
 def newton_schulz(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -242,3 +241,12 @@ def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
 def _as(gate: Tensor, weight: Tensor) -> Tensor:
     """[B, H] -> [B, H, 1, ...] with the weight's number of dimensions."""
     return gate.reshape(*gate.shape, *[1] * (weight.ndim - gate.ndim))
+
+
+def _counter(weight: Tensor) -> Tensor:
+    """Zero for each sequence and head, in dimensions that broadcast against the weight [B, H, ...].
+
+    A plain number would be the one part of the state that vmap cannot map over.
+    """
+    leading = max(0, min(2, weight.ndim - 1))
+    return weight.new_zeros(weight.shape[:leading] + (1,) * (weight.ndim - leading))

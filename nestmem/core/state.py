@@ -96,9 +96,14 @@ def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def save_state(path: str | Path, value: State, **header: str | int | float) -> None:
     """Write the state to a safetensors file, bit for bit, with a header (model, config hash, tokens seen, ...)."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"no folder {Path(path).parent} to save a state in; make it first")
     tensors: dict[str, Tensor] = {}
     about = {"format": FORMAT, "structure": _describe(value, "", tensors), "header": header}
-    text = json.dumps(about, allow_nan=False)
+    try:
+        text = json.dumps(about, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the header holds finite numbers and text ({error}); got {header}") from error
     save_file(tensors, str(path), metadata={"nestmem_state": text})
 
 
@@ -129,11 +134,16 @@ def load_state(path: str | Path, *, device: str | torch.device = "cpu") -> tuple
 def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """The structure as JSON; tensors go into `tensors` under their path."""
     if isinstance(value, Tensor):
+        # Keys may hold the separator, so two paths can read alike.
+        while name in tensors:
+            name += "'"
         tensors[name] = value.detach().contiguous().clone()
         return {"tensor": name}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise InputError(f"a state's dicts have text keys; {name or 'it'} has {list(value)}")
         return {"dict": {key: _describe(item, f"{name}/{key}", tensors) for key, item in value.items()}}
     if isinstance(value, tuple):
         return {"tuple": [_describe(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.utils import _pytree as pytree
 
+from nestmem.core.checks import transformed
 from nestmem.errors import InputError
 
 
@@ -25,8 +26,7 @@ def recomputed(function: Callable[..., Any], *args: Any) -> Any:
     """
     leaves, spec = pytree.tree_flatten(args)
     learned = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-    if not learned or not torch.is_grad_enabled() or transformed or torch.compiler.is_compiling():
+    if not learned or not torch.is_grad_enabled() or transformed():
         return function(*args)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     device = leaves[places[0]].device.type

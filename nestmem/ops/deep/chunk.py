@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Objective, Period
+from nestmem.core.checks import transformed
 from nestmem.core.model import Weights
 from nestmem.ops.deep.activations import ACTIVATIONS
 from nestmem.ops.deep.mixing import Mixing, averaged, titans
@@ -35,7 +36,6 @@ def chunked(
     window: int = 1,
     scale: Tensor | None = None,
     check: bool = True,
-    second_order: bool = False,
 ) -> tuple[Tensor, MemoryState]:
     """Write and read T tokens of a deep memory whose gradients are frozen for `chunk` tokens at a time.
 
@@ -49,8 +49,7 @@ def chunked(
     queries, keys [B, H, T, K], values [B, H, T, V]; gates [B, H, T] (`core.Gates`); scale [B, H, T] is TTT's
     1 / (place in the chunk) + learned part, for a state made with averaged=True. Returns outputs [B, H, T, V] and
     the state after token T, which goes on at any token. Half precision inputs are computed in float32.
-    Outer gradients reach every argument. They are hand-written and can be taken once; `second_order=True` leaves
-    them to autograd, slower, for gradients of gradients, torch.func and compile.
+    Outer gradients of any order reach every argument; the first is hand-written.
 
     Raises InputError for shapes, kinds, numbers outside their range, and nan (with its place).
     """
@@ -87,13 +86,15 @@ def chunked(
         list(each)
         for each in zip(first, *([_matrices(model, state.slots[second])] if second else []), strict=True)
     ]
+    # torch.func and compile look inside, where the derivative by hand cannot be seen through.
+    plainly = transformed()
     span, outputs = Span(plain, objective), []
     parts = zip(spans, q_spans, k_spans, v_spans, thresholds, mixings, strict=True)
     for (start, _), q_n, k_e, v_e, threshold, mixing in parts:
         fresh = (state.position + start) % chunk == 0
         if fresh:
             anchors = [stack[0] for stack in stacks]
-        if second_order:
+        if plainly:
             out, stacks, _ = span(q_n, k_e, v_e, threshold, norm, mixing, stacks, anchors)
         else:
             flat_inputs = _pack(q_n, k_e, v_e, threshold, norm, mixing, stacks, () if fresh else anchors)
@@ -260,7 +261,8 @@ def _combined(row: Sequence[Tensor | None], stack: Sequence[Tensor]) -> Tensor:
 
 
 class _HandWritten(torch.autograd.Function):
-    """Span with its derivative by hand, each product once. Autograd through Span is its witness.
+    """Span with its derivative by hand, each product once. Autograd through Span is its witness, and gives the
+    derivatives of the derivative.
 
     In the order of the forward pass, backwards; d_x is dloss/dx, and the errors d_l have the gradients e_l.
     """
@@ -276,8 +278,9 @@ class _HandWritten(torch.autograd.Function):
         return out, *itertools.chain(*new)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor | None, *d_new: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return None, None, None, *_again(ctx, d_out, *d_new)
         span: Span = ctx.span
         depth, sizes, s = span.model.depth, span.model.sizes, ctx.s
         q, k, v, threshold, norm, mixing, stacks, anchors = _unpack(
@@ -387,6 +390,18 @@ class _HandWritten(torch.autograd.Function):
             *itertools.chain(*d_stack),
             *given,
         )
+
+
+def _again(ctx: Any, *gradients: Tensor | None) -> list[Tensor | None]:
+    """The same gradients by autograd through Span, so that they can be differentiated again."""
+    # Aliases, so that a tensor given in two places has its own gradient in each.
+    inputs = [None if x is None else x.view_as(x) for x in ctx.saved_tensors[: ctx.count]]
+    out, new, _ = ctx.span(*_unpack(ctx.span, ctx.s, ctx.given, inputs))
+    pairs = [(x, g) for x, g in zip((out, *itertools.chain(*new)), gradients, strict=True) if g is not None]
+    outputs, given = zip(*pairs, strict=True)
+    learned = [x for x, needed in zip(inputs, ctx.needs_input_grad[3:], strict=True) if needed]
+    found = iter(torch.autograd.grad(outputs, learned, given, create_graph=True, allow_unused=True))
+    return [next(found) if needed else None for needed in ctx.needs_input_grad[3:]]
 
 
 def _pack(

@@ -15,7 +15,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,26 +52,6 @@ class Mixing:
         return [Mixing.of(each, len(self.read)) for each in zip(*columns, strict=True)]
 
 
-class _Products(torch.autograd.Function):
-    """exp(l_t - l_i) for i <= t, else 0, from logs l [.., n]; products below `smallest` are 0."""
-
-    @staticmethod
-    def forward(ctx: Any, logs: Tensor, dtype: torch.dtype, smallest: float) -> Tensor:
-        n = logs.shape[-1]
-        differences = (logs[..., :, None] - logs[..., None, :]).to(dtype)
-        above = torch.ones(n, n, dtype=torch.bool, device=logs.device).triu(1)
-        result = differences.masked_fill_(above | (differences <= smallest), -torch.inf).exp_()
-        ctx.save_for_backward(result)
-        ctx.kind = logs.dtype
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (result,) = ctx.saved_tensors
-        weighted = gradient * result
-        return (weighted.sum(-1) - weighted.sum(-2)).to(ctx.kind), None, None
-
-
 def products(gate: Tensor) -> tuple[Tensor, Tensor]:
     """Products of a gate over spans: [.., n] -> p [.., n] with p_t = prod_{l<=t} gate_l, and P [.., n, n] with
     P_ti = prod_{i<l<=t} gate_l for i <= t, else 0.
@@ -82,10 +61,12 @@ def products(gate: Tensor) -> tuple[Tensor, Tensor]:
     matrix product many times.
     """
     smallest = 2.5 * math.log(torch.finfo(gate.dtype).eps)
-    logs = gate.double().log().clamp_min(smallest).cumsum(-1)
-    matrix = _Products.apply(logs, gate.dtype, smallest)
+    logs = gate.double().log().clamp_min(2 * smallest).cumsum(-1)
+    differences = (logs[..., :, None] - logs[..., None, :]).to(gate.dtype)
+    above = torch.ones(gate.shape[-1], gate.shape[-1], dtype=torch.bool, device=gate.device).triu(1)
+    matrix = differences.masked_fill(above | (differences <= smallest), -torch.inf).exp()
     logs = logs.to(gate.dtype)
-    return logs.masked_fill(logs <= smallest, -torch.inf).exp(), matrix  # pyright: ignore[reportReturnType]
+    return logs.masked_fill(logs <= smallest, -torch.inf).exp(), matrix
 
 
 def titans(

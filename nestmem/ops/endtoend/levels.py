@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestmem.core import GradientDescent, InnerOptimizer, State, Weights, state, static
-from nestmem.core.checks import check_finite, check_state_kind
+from nestmem.core.checks import check_finite, check_state_kind, transformed
 from nestmem.core.optimizer import Slots
 from nestmem.errors import InputError
 
@@ -238,7 +238,7 @@ def check_step(n: int, carry: Any, losses: Any, outputs: Any, carried: Any) -> N
 
 def check_results(losses: Tensor, gradients: Weights, chunk: int, first: int) -> None:
     """Finite losses [B, n] of tokens first.. and gradients [B, ...], or InputError that says where."""
-    if not _can_look(losses):
+    if transformed():
         return
     if not bool(torch.isfinite(losses).all()):
         row, token = torch.nonzero(~torch.isfinite(losses))[0].tolist()
@@ -252,9 +252,3 @@ def check_results(losses: Tensor, gradients: Weights, chunk: int, first: int) ->
             raise InputError(
                 f'the gradient of "{name}" is not finite in chunk {chunk}, batch row {row}; nothing was updated'
             )
-
-
-def _can_look(x: Tensor) -> bool:
-    """Under compile and functorch transforms numbers cannot be looked at."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
-    return not torch.compiler.is_compiling() and not wrapped

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nestmem.core import Gates, MemoryState, Model, Weights
-from nestmem.core.checks import check_finite, check_gates, check_state_kind, check_tokens
+from nestmem.core.checks import check_finite, check_gates, check_state_kind, check_tokens, transformed
 from nestmem.errors import InputError
 
 Per = Literal["token", "chunk"]
@@ -130,7 +130,4 @@ def _check_per(per: Per) -> None:
 
 def _all_positive(norms: Weights) -> bool:
     """True also where the numbers cannot be looked at: under compile and functorch transforms."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
-    if torch.compiler.is_compiling() or any(wrapped(n) for n in norms.values()):
-        return True
-    return all(bool((norm > 0).all()) for norm in norms.values())
+    return transformed() or all(bool((norm > 0).all()) for norm in norms.values())

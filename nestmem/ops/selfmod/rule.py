@@ -1,0 +1,198 @@
+"""What the loop and the chunked form of the self-modifying rule have in common: names, starts, read-outs, checks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nestmem.core import MLP, Linear, MemoryState, State, Weights, state, static
+from nestmem.core.checks import check_finite, check_state_kind
+from nestmem.core.model import ACTIVATIONS
+from nestmem.errors import InputError
+
+MEMORIES = ("memory", "keys", "values", "rate", "decay")
+ADAPTIVE = "queries"
+
+
+@state
+class Readout(State):
+    """How the rate and decay memories become two numbers per token and head.
+
+    decay_t = sigmoid(<decay_weight, M_decay(x_t)> + decay_bias)
+    rate_t  = decay_t rate_max sigmoid(<rate_weight, M_rate(x_t)> + rate_bias)
+
+    so that 0 < decay < 1 and 0 <= rate <= rate_max decay: a write never removes more than there is. The paper gives
+    no range maps and no widths for the two (Nested Learning, arXiv 2512.24695, eq. 86); one number per head is what
+    the chunked form needs.
+
+    rate_weight, decay_weight [H, D], rate_bias, decay_bias [H]; rate_max is a number in (0, 1].
+    """
+
+    rate_weight: Tensor
+    rate_bias: Tensor
+    decay_weight: Tensor
+    decay_bias: Tensor
+    rate_max: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate_max <= 1:
+            raise InputError(f"rate_max is in (0, 1], so that rate <= decay; got {self.rate_max}")
+
+    @staticmethod
+    def init(
+        heads: int,
+        dim: int,
+        *,
+        rate: float = 0.02,
+        decay: float = 0.98,
+        rate_max: float = 1.0,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Readout:
+        """Small normal weights, and biases that give about this rate and decay before anything is learned.
+
+        A rate of 1/C or less keeps the C gradients of one chunk, all taken at one state, from overshooting.
+        """
+        if not 0 < rate < rate_max * decay or not 0 < decay < 1:
+            raise InputError(
+                f"0 < rate < rate_max decay and 0 < decay < 1; got rate={rate}, decay={decay}, rate_max={rate_max}"
+            )
+        kind = {"dtype": dtype, "device": device}
+        logit = [torch.tensor(p / (1 - p)).log().item() for p in (rate / (rate_max * decay), decay)]
+        weights = [torch.randn(heads, dim, generator=generator, **kind) * 0.1 * dim**-0.5 for _ in range(2)]  # pyright: ignore
+        return Readout(
+            rate_weight=weights[0],
+            rate_bias=torch.full((heads,), logit[0], **kind),  # pyright: ignore
+            decay_weight=weights[1],
+            decay_bias=torch.full((heads,), logit[1], **kind),  # pyright: ignore
+            rate_max=rate_max,
+        )
+
+
+def init(
+    batch: int,
+    heads: int = 1,
+    *,
+    dim: int | None = None,
+    hidden: int | None = None,
+    depth: int = 2,
+    adaptive_q: bool = False,
+    weights: Weights | None = None,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> MemoryState:
+    """The state before the first token: five memories (six with `adaptive_q`), each of `depth` 1 or 2 matrices.
+
+    Give `weights` (name -> [H, ...], the learned initial ones), or `dim` to draw some: normal of standard deviation
+    I^(-1/2); linear memories are the identity plus a tenth of that, because a linear memory at zero makes its own
+    targets zero and never learns.
+
+    >>> sorted(init(1, 2, dim=4, hidden=8).weights)[:4]
+    ['decay.0', 'decay.1', 'keys.0', 'keys.1']
+    """
+    if weights is None:
+        if dim is None:
+            raise InputError("give dim, the width of a head, or weights, the learned initial ones")
+        if depth not in (1, 2):
+            raise InputError(f"depth is 1 (linear memories) or 2 (residual MLPs); got {depth}")
+        weights = {}
+        sizes = (dim, dim) if depth == 1 else (dim, hidden or dim, dim)
+        for name in (*MEMORIES, ADAPTIVE) if adaptive_q else MEMORIES:
+            for layer in range(depth):
+                i, o = sizes[layer], sizes[layer + 1]
+                matrix = torch.randn(heads, i, o, generator=generator, dtype=dtype, device=device) * i**-0.5
+                if depth == 1:
+                    matrix = torch.eye(dim, dtype=dtype, device=device) + 0.1 * matrix
+                weights[f"{name}.{layer}"] = matrix
+    every = {name: w.expand(batch, *w.shape) for name, w in weights.items()}
+    return MemoryState(weights=every, anchor=every)
+
+
+def memories(weights: Weights) -> tuple[str, ...]:
+    """The names of the memories in the state, in the order in which they are stacked."""
+    return (*MEMORIES, ADAPTIVE) if f"{ADAPTIVE}.0" in weights else MEMORIES
+
+
+def model_of(weights: Weights, activation: str) -> MLP:
+    """M(x) = x W_0, or x + activation(x W_0) W_1 (eq. 89; rows are tokens)."""
+    first = weights["memory.0"]
+    if "memory.1" not in weights:
+        return Linear(first.shape[-2], first.shape[-1])
+    return MLP(
+        sizes=(first.shape[-2], first.shape[-1], first.shape[-2]), activation=activation, residual=True
+    )
+
+
+def check(
+    queries: Tensor,
+    x: Tensor,
+    readout: Readout,
+    state: MemoryState,
+    chunk: int,
+    chunk_aux: int,
+    activation: str,
+    read: str,
+    numbers: bool,
+) -> None:
+    """Raise InputError for what cannot be right; `numbers` looks for nan and inf as well."""
+    for name, value in (("queries", queries), ("x", x)):
+        if value.ndim != 4 or not value.is_floating_point():
+            raise InputError(
+                f"{name} holds floating point numbers [B, H, T, D]; got {value.dtype} {list(value.shape)}"
+            )
+    if x.shape[2] == 0:
+        raise InputError(f"T = 0: there is no token in x {list(x.shape)}; leave the call out")
+    if queries.shape != x.shape or queries.dtype != x.dtype or queries.device != x.device:
+        raise InputError(
+            f"queries {list(queries.shape)} {queries.dtype} on {queries.device} and x {list(x.shape)} {x.dtype} on "
+            f"{x.device} differ; both are [B, H, T, D] of one kind"
+        )
+    for name, value in (("chunk", chunk), ("chunk_aux", chunk_aux)):
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is a whole number of tokens, at least 1; got {value!r}")
+    if chunk % chunk_aux and chunk_aux % chunk:
+        raise InputError(f"one chunk is a multiple of the other; got chunk={chunk}, chunk_aux={chunk_aux}")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"activation is one of {sorted(ACTIVATIONS)}; got {activation!r}")
+    if read not in ("chunk", "token"):
+        raise InputError(f'read is "chunk" or "token"; got {read!r}')
+    _check_state(x, readout, state, chunk, chunk_aux)
+    if numbers:
+        check_finite("queries", queries)
+        check_finite("x", x)
+
+
+def _check_state(x: Tensor, readout: Readout, state: MemoryState, chunk: int, chunk_aux: int) -> None:
+    batch, heads, _, dim = x.shape
+    weights = state.weights
+    depth = 2 if "memory.1" in weights else 1
+    names = [f"{memory}.{layer}" for memory in memories(weights) for layer in range(depth)]
+    if set(names) != set(weights):
+        raise InputError(f"the state's weights are {names}; got {sorted(weights)}: start with selfmod.init")
+    hidden = weights["memory.0"].shape[-1] if depth == 2 else dim
+    shapes = [(batch, heads, dim, hidden), (batch, heads, hidden, dim)]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    halfway = state.position % chunk or state.position % chunk_aux
+    if halfway and (state.anchor is None or set(state.anchor) != set(weights)):
+        raise InputError(
+            f"the state stands at token {state.position}, within a chunk of {min(chunk, chunk_aux)}, but has no anchor: "
+            "the weights before that chunk; continue from the state that chunked or recurrent returned"
+        )
+    for label, group in (("state.weights", weights), ("state.anchor", state.anchor if halfway else None)):
+        for name, w in (group or {}).items():
+            check_state_kind(f"{label}[{name!r}]", w)
+            if w.shape != shapes[int(name[-1])] or w.dtype != dtype or w.device != x.device:
+                raise InputError(
+                    f"{label}[{name!r}] is {list(w.shape)} {w.dtype} on {w.device}; for x {list(x.shape)} {x.dtype} it "
+                    f"is {list(shapes[int(name[-1])])} {dtype} on {x.device}"
+                )
+    for name, shape in (("weight", (heads, dim)), ("bias", (heads,))):
+        for gate in ("rate", "decay"):
+            value = getattr(readout, f"{gate}_{name}")
+            if value.shape != shape or value.dtype != dtype or value.device != x.device:
+                raise InputError(
+                    f"readout.{gate}_{name} is {list(value.shape)} {value.dtype} on {value.device}; expected "
+                    f"{list(shape)} {dtype} on {x.device}"
+                )
