@@ -94,17 +94,21 @@ def test_extras_in_the_readme_exist() -> None:
         assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE)
 
 
-def test_example_runs(tmp_path: Path) -> None:
+def run_example(which: int, folder: Path) -> str:
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 1
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", examples[0]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    assert len(examples) == 2
+    command = [sys.executable, "-W", "error", "-c", examples[which]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told, _, after = done.stdout.splitlines()
+    return done.stdout
+
+
+def test_agent_example_runs(tmp_path: Path) -> None:
+    told, _, after = run_example(0, tmp_path).splitlines()
     assert "Biscuit" in told
     assert "Biscuit" not in after
+
+
+def test_sequence_example_runs(tmp_path: Path) -> None:
+    run_example(1, tmp_path)
+    assert (tmp_path / "memory.safetensors").stat().st_size > 0

@@ -109,7 +109,13 @@ class Lp:
 
     def gradient(self, prediction: Tensor, target: Tensor, threshold: Tensor | None = None) -> Tensor:
         error = prediction - target
-        return self.p * error * (error.square() + self.smooth).pow(self.p / 2 - 1)
+        base = error.square() + self.smooth
+        if self.smooth > 0 or self.p == 2:
+            return self.p * error * base.pow(self.p / 2 - 1)
+        # Where the error is 0 so is this gradient's derivative, but the power's own can be infinite.
+        away = base > 0
+        power = torch.where(away, base, torch.ones_like(base)).pow(self.p / 2 - 1)
+        return self.p * error * torch.where(away, power, torch.zeros_like(base))
 
 
 @dataclass(frozen=True)
@@ -136,4 +142,4 @@ def _per_token(function: Callable[..., Tensor], prediction: Tensor, target: Tens
     out = torch.func.vmap(function)(
         prediction.reshape(-1, prediction.shape[-1]), target.reshape(-1, target.shape[-1])
     )
-    return out.reshape(*shape, *out.shape[1:])
+    return out.reshape(shape + out.shape[1:])

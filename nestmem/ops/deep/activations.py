@@ -13,10 +13,10 @@ Derivatives = tuple[Tensor, Tensor, Tensor | None]
 
 def gelu(z: Tensor, second: bool) -> Derivatives:
     """z Phi(z), Phi + z phi, (2 - z^2) phi."""
-    square = z * z
-    density = torch.exp(square * -0.5) * (2 * torch.pi) ** -0.5
-    share = torch.erf(z * 0.5**0.5) * 0.5 + 0.5
-    return z * share, torch.addcmul(share, z, density), density * (2 - square) if second else None
+    c, square = (2 * torch.pi) ** -0.5, z * z
+    bell = torch.exp(square * -0.5)
+    share = torch.erf(z * 0.5**0.5).mul_(0.5).add_(0.5)
+    return z * share, torch.addcmul(share, z, bell, value=c), bell * (2 * c - c * square) if second else None
 
 
 def gelu_tanh(z: Tensor, second: bool) -> Derivatives:
