@@ -178,11 +178,17 @@ class Memory:
         return torch.cat(outputs, dim=2), after
 
     def _past(self, state: MemoryState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with the window - 1 tokens before them (zeros before the first token)."""
+        """Keys and values with the window - 1 tokens before them.
+
+        Copies stand before the first token. They have no weight, but their derivatives must be finite, which a
+        model or an objective does not promise at zero.
+        """
         if self.period.window == 1:
             return k, v
         if state.recent is None:
-            return tuple(torch.nn.functional.pad(x, (0, 0, self.period.window - 1, 0)) for x in (k, v))  # pyright: ignore
+            before = self.period.window - 1
+            first_k, first_v = (x[:, :, :1].expand(-1, -1, before, -1) for x in (k, v))
+            return torch.cat([first_k, k], dim=2), torch.cat([first_v, v], dim=2)
         return torch.cat([state.recent[0], k], dim=2), torch.cat([state.recent[1], v], dim=2)
 
     def _windowed(self, gradients: Tensor, t: int, gates: Gates, position: int) -> Tensor:

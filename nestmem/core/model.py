@@ -144,9 +144,10 @@ class MLP:
         """
         weights: Weights = {}
         for layer, (i, o) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
-            matrix = torch.randn(heads, i, o, generator=generator, dtype=dtype, device=device) * i**-0.5
             if self.depth == 1:
-                matrix = torch.zeros_like(matrix)
+                matrix = torch.zeros(heads, i, o, dtype=dtype, device=device)
+            else:
+                matrix = torch.randn(heads, i, o, generator=generator, dtype=dtype, device=device) * i**-0.5
             weights[str(layer)] = matrix.expand(batch, heads, i, o)
             if self.bias:
                 weights[f"{layer}.bias"] = matrix.new_zeros(batch, heads, o)

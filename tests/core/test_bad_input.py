@@ -1,0 +1,317 @@
+"""What a memory refuses, and whether its message names the argument, what was given and where."""
+
+import re
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nestmem.core import MLP, DeltaGradientDescent, Gates, Huber, Linear, Memory, Momentum, Period
+from nestmem.core.checks import check_finite, check_range, check_state_kind, check_tokens
+from nestmem.errors import InputError, NestmemError
+
+B, H, T, K, V = 2, 3, 4, 5, 6
+NAN, INF = float("nan"), float("inf")
+MEMORY = Memory(model=Linear(K, V), optimizer=Momentum(), period=Period(chunk=2))
+FRESH = MEMORY.init(B, H, dtype=torch.float64)
+
+random = partial(torch.randn, dtype=torch.float64)
+ones = partial(torch.ones, dtype=torch.float64)
+
+
+def tokens() -> dict[str, Any]:
+    return {"queries": random(B, H, T, K), "keys": random(B, H, T, K), "values": random(B, H, T, V)}
+
+
+def only(name: str, value: Any) -> Gates:
+    """Gates of which one is given."""
+    given = {name: value}
+    return Gates(**given)
+
+
+def refuses(
+    match: str, *, memory: Memory = MEMORY, state=FRESH, check: bool = True, gates=None, **changes
+) -> None:
+    """The message, and that the state is what it was."""
+    before = {n: w.clone() for n, w in state.weights.items()}
+    with pytest.raises(InputError, match=match):
+        memory.scan(state, **(tokens() | changes), gates=gates, check=check)
+    assert all(torch.equal(before[n], w) for n, w in state.weights.items())
+
+
+def test_an_input_error_is_a_value_error_of_ours() -> None:
+    assert issubclass(InputError, ValueError) and issubclass(InputError, NestmemError)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_shapes_are_checked_whether_numbers_are_or_not(check: bool) -> None:
+    no: Any = partial(refuses, check=check)
+    for name in ("queries", "keys", "values"):
+        no(rf"{name} is \[B, H, T, width\]; got shape \[3, 4, 5\]", **{name: random(H, T, K)})
+        no(rf"{name} is \[B, H, T, width\]; got shape \[1, 2, 3, 4, 5\]", **{name: random(1, B, H, T, K)})
+        no(rf"{name} is \[B, H, T, width\]; got shape \[\]", **{name: random(())})
+        no(
+            rf"{name} holds torch.int64; a memory reads floating point",
+            **{name: torch.ones(B, H, T, K, dtype=torch.int64)},
+        )
+    for name in ("queries", "values"):
+        for shape in ((B + 1, H, T, K), (1, H, T, K), (B, H - 1, T, K), (B, H, T + 1, K)):
+            expected = rf"{name} {re.escape(str(list(shape)))} and keys \[2, 3, 4, 5\] differ in batch, heads or tokens"
+            no(expected, **{name: random(shape)})
+    no(r"queries \[2, 3, 4, 7\] and keys \[2, 3, 4, 5\] differ in width", queries=random(B, H, T, 7))
+    for name in ("queries", "values"):
+        no(rf"{name} are torch.float32 on cpu, keys torch.float64", **{name: tokens()[name].float()})
+        no(
+            rf"{name} are torch.float64 on meta, keys torch.float64 on cpu",
+            **{name: tokens()[name].to("meta")},
+        )
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_no_tokens(check: bool) -> None:
+    none: dict[str, Any] = {n: x[:, :, :0] for n, x in tokens().items()}
+    refuses(r"T = 0: there is no token in keys \[2, 3, 0, 5\]", check=check, **none)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_tokens_of_another_width_than_the_model(check: bool) -> None:
+    wide = random(B, H, T, K + 1)
+    refuses(r"keys and queries have width 5; got \[2, 3, \d, 6\]", check=check, keys=wide, queries=wide)
+    for width in (1, V + 1):
+        refuses(
+            rf"values have width 6; got \[2, 3, \d, {width}\]", check=check, values=random(B, H, T, width)
+        )
+    with pytest.raises(InputError, match=r"keys and queries have width 5; got \[2, 3, 4, 6\]"):
+        MEMORY.read(FRESH, wide)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_state_of_other_sequences_or_numbers(check: bool) -> None:
+    for batch, heads in ((B + 1, H), (1, H), (B, 1)):
+        refuses(
+            rf"state.weights\['0'\] \[{batch}, {heads}, 5, 6\] and keys \[2, 3, 4, 5\] differ in batch or heads",
+            state=MEMORY.init(batch, heads, dtype=torch.float64),
+            check=check,
+        )
+    refuses(
+        r"state.weights\['0'\] is torch.float32 on cpu, keys torch.float64 on cpu; make them one kind",
+        state=FRESH.to(torch.float32),
+        check=check,
+    )
+    for half in (torch.bfloat16, torch.float16):
+        refuses(
+            rf"state.weights\['0'\] is {half}; a memory's state is float32 or float64: use state.to",
+            state=FRESH.to(half),
+            check=check,
+        )
+        with pytest.raises(InputError, match=f"weights is {half}"):
+            check_state_kind("weights", torch.ones(2, dtype=half))
+
+
+def test_a_state_without_what_a_reset_needs() -> None:
+    refuses(
+        "Period.reset is 4, but the state has no initial weights",
+        memory=Memory(model=Linear(K, V), optimizer=Momentum(), period=Period(chunk=2, reset=4)),
+    )
+
+
+RANGES = [
+    ("rate", -0.1, r"\[0, inf\]"),
+    ("decay", 0.0, r"\(0, 1\]"),
+    ("decay", -0.5, r"\(0, 1\]"),
+    ("decay", 1.5, r"\(0, 1\]"),
+    ("momentum", -0.25, r"\[0, 1\]"),
+    ("momentum", 1.25, r"\[0, 1\]"),
+    ("threshold", 0.0, r"\(0, inf\]"),
+    ("threshold", -1.0, r"\(0, inf\]"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "bounds"), RANGES)
+def test_a_gate_outside_its_range(name: str, value: float, bounds: str) -> None:
+    gate = ones(B, H, T) * 0.5
+    gate[1, 2, 3] = value
+    refuses(rf"{name} is {value:g} at \[1, 2, 3\], outside {bounds}", gates=only(name, gate))
+    if name != "threshold":
+        refuses(rf"{name} is {value:g} at \[0, 0, 0\], outside {bounds}", gates=only(name, value))
+    # The same numbers pass where nobody looks.
+    MEMORY.scan(FRESH, **tokens(), gates=only(name, gate), check=False)
+
+
+@pytest.mark.parametrize("name", ["rate", "decay", "momentum", "threshold"])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_a_gate_that_is_no_number(name: str, bad: float) -> None:
+    gate = ones(B, H, T) * 0.5
+    gate[1, 0, 2] = bad
+    refuses(rf"{name} \[2, 3, 4\] holds {bad} at \[1, 0, 2\]", gates=only(name, gate))
+    if name != "threshold":
+        refuses(rf"{name} \[2, 3, 4\] holds {bad} at \[0, 0, 0\]", gates=only(name, bad))
+
+
+@pytest.mark.parametrize("name", ["rate", "decay", "momentum", "threshold"])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_gate_of_another_shape_or_kind(name: str, check: bool) -> None:
+    no: Any = partial(refuses, check=check)
+    for shape in ((B, H), (B, H, T, 1), (B, H, 1), (B, H, T + 1), (B + 1, H, T), ()):
+        no(
+            rf"{name} is \[B, H, T\] = \(2, 3, 4\), like keys \[2, 3, 4, 5\]; got {re.escape(str(list(shape)))}",
+            gates=only(name, ones(shape)),
+        )
+    no(
+        rf"{name} is torch.int64 on cpu; expected floating point numbers on cpu",
+        gates=only(name, torch.ones(B, H, T, dtype=torch.int64)),
+    )
+    no(rf"{name} is torch.float64 on meta", gates=only(name, ones(B, H, T, device="meta")))
+
+
+@pytest.mark.parametrize(
+    "edge", [("rate", 0.0), ("rate", 1e9), ("decay", 1.0), ("momentum", 0.0), ("momentum", 1.0)]
+)
+def test_the_edges_of_a_range_are_inside(edge: tuple[str, float]) -> None:
+    MEMORY.scan(FRESH, **tokens(), gates=only(*edge))
+
+
+def test_a_threshold_is_given_per_token() -> None:
+    refuses(
+        r"Gates.threshold is a tensor \[B, H, T\] = \(2, 3, 4\); got 0.5",
+        gates=only("threshold", 0.5),
+    )
+    windowed = Memory(model=Linear(K, V), objective=Huber(), period=Period(window=2))
+    refuses(
+        "threshold per token and a window of several tokens do not go together",
+        memory=windowed,
+        state=windowed.init(B, H, dtype=torch.float64),
+        gates=Gates(threshold=ones(B, H, T), window=ones(B, H, T, 2)),
+    )
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_window_where_it_is_asked_for(check: bool) -> None:
+    no: Any = partial(refuses, check=check)
+    wide = Memory(model=Linear(K, V), period=Period(window=3))
+    no(
+        r"Gates.window is given, but the period's window is 1; .*exactly when",
+        gates=Gates(window=ones(B, H, T, 3)),
+    )
+    no(r"Gates.window is missing, but the period's window is 3; give \[B, H, T, window\]", memory=wide)
+    for shape in ((B, H, T, 2), (B, H, T), (B, H, T, 3, 1), (B, H, 1, 3)):
+        no(
+            rf"Gates.window is \[B, H, T, 3\] = \(2, 3, 4, 3\); got {re.escape(str(list(shape)))}",
+            memory=wide,
+            gates=Gates(window=ones(shape)),
+        )
+
+
+def test_a_window_that_is_no_number() -> None:
+    window = ones(B, H, T, 3)
+    window[0, 1, 2, 1] = NAN
+    refuses(
+        r"Gates.window \[2, 3, 4, 3\] holds nan at \[0, 1, 2, 1\]",
+        memory=Memory(model=Linear(K, V), period=Period(window=3)),
+        gates=Gates(window=window),
+    )
+
+
+@pytest.mark.parametrize("name", ["chunk", "window", "reset"])
+@pytest.mark.parametrize("value", [0, -2, 1.5, "4"])
+def test_a_period_is_in_whole_tokens(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"{name} is a whole number of tokens, at least 1; got {value!r}"):
+        Period(**{name: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_period_that_does_not_fit() -> None:
+    with pytest.raises(InputError, match="make it a multiple of chunk=4; got 6"):
+        Period(chunk=4, reset=6)
+    with pytest.raises(InputError, match='gradient is taken at "chunk" or "current"; got \'token\''):
+        Period(gradient="token")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match='read is "token", "previous" or "chunk"; got \'now\''):
+        Period(read="now")  # pyright: ignore[reportArgumentType]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["queries", "keys", "values"]),
+    place=st.tuples(*(st.integers(0, n - 1) for n in (B, H, T, K))),
+    bad=st.sampled_from([NAN, INF, -INF]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_message_says_where_a_number_is_missing(
+    name: str, place: tuple, bad: float, dtype: torch.dtype
+) -> None:
+    given: dict[str, Any] = {n: x.to(dtype) for n, x in tokens().items()}
+    given[name][place] = bad
+    state = FRESH.to(dtype)
+    where = re.escape(f"{name} {list(given[name].shape)} holds {bad} at {list(place)}; ")
+    refuses(where, state=state, **given)
+    outputs, _ = MEMORY.scan(state, **given, check=False)
+    assert outputs.shape == (B, H, T, V)
+
+
+@settings(max_examples=40, deadline=None)
+@given(places=st.sets(st.tuples(*(st.integers(0, n - 1) for n in (B, H, T, K))), min_size=1))
+def test_the_first_place_is_told(places: set[tuple]) -> None:
+    x = random(B, H, T, K)
+    for i, place in enumerate(sorted(places)):
+        x[place] = (NAN, INF, -INF)[i % 3]
+    with pytest.raises(InputError, match=re.escape(f"at {list(min(places))}; ")):
+        check_finite("x", x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_sum_that_overflows_is_no_missing_number(dtype: torch.dtype) -> None:
+    largest = 3e38 if dtype == torch.float32 else torch.finfo(dtype).max
+    huge = torch.full((B, H, T, K), largest, dtype=dtype)
+    check_finite("huge", huge)
+    check_tokens(queries=huge, keys=huge, values=huge)
+    # Opposite infinities of partial sums make nan, which is no number of the input either.
+    half = huge.clone()
+    half[1] *= -1
+    check_finite("half", half)
+    huge[0, 0, 3, 2] = INF
+    with pytest.raises(InputError, match=r"huge \[2, 3, 4, 5\] holds inf at \[0, 0, 3, 2\]"):
+        check_finite("huge", huge)
+
+
+def test_infinities_that_cancel_are_seen() -> None:
+    x = ones(3)
+    x[1], x[2] = INF, -INF
+    with pytest.raises(InputError, match=r"x \[3\] holds inf at \[1\]"):
+        check_finite("x", x)
+
+
+def test_huge_values_go_through_a_scan() -> None:
+    given: dict[str, Any] = {n: x.float() for n, x in tokens().items()} | {
+        "values": torch.full((B, H, T, V), 3e38)
+    }
+    MEMORY.scan(FRESH.to(torch.float32), **given, gates=Gates(rate=0.0))
+
+
+def test_checks_of_nothing() -> None:
+    check_finite("x", torch.zeros(0, 3))
+    check_range("x", torch.zeros(0, 3), 0, 1)
+    check_finite("x", torch.full((2,), NAN, device="meta"))
+
+
+def test_no_look_at_numbers_inside_a_transform() -> None:
+    given = tokens()
+    given["keys"][1, 1, 1, 1] = NAN
+
+    def one(keys: Tensor, values: Tensor, rate: Tensor) -> Tensor:
+        state = MEMORY.init(1, H, dtype=torch.float64)
+        return MEMORY.scan(state, keys[None], keys[None], values[None], Gates(rate=rate[None]))[0][0]
+
+    outputs = torch.func.vmap(one)(given["keys"], given["values"], ones(B, H, T))
+    assert not outputs[1].isfinite().all() and outputs[0].isfinite().all()
+    with pytest.raises(InputError, match=r"rate is \[B, H, T\] = \(1, 3, 4\).*got \[1, 3, 1\]"):
+        torch.func.vmap(one)(given["keys"], given["values"], ones(B, H, 1))
+
+
+@pytest.mark.parametrize("optimizer", [Momentum(), DeltaGradientDescent()])
+def test_an_mlp_refuses_the_same(optimizer) -> None:
+    memory = Memory(model=MLP((K, 4, V)), optimizer=optimizer)
+    state = memory.init(B, H, dtype=torch.float64)
+    refuses(r"values have width 6; got \[2, 3, 1, 1\]", memory=memory, state=state, values=random(B, H, T, 1))
