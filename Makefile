@@ -36,7 +36,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q tests/test_readme.py
 
 bench: $(VENV)/installed-dev
-	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+	for b in ledger learning binding delta selfmod deep; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "nestmem needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }

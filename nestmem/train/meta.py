@@ -23,11 +23,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from nestmem.adapters.banks import BankedModel, ridge_banks
+from nestmem.optim import Muon
 from nestmem.personas import Fact, PersonaGenerator
 from nestmem.train.corpus import training_text
 from nestmem.train.dialogues import UNKNOWN, Dialogue, question
 from nestmem.train.mini import MiniConfig, batches, collate, encode, language_loss
-from nestmem.train.muon import Muon
 from nestmem.train.record import RunLog, load_checkpoint, save_checkpoint
 
 

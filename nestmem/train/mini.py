@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from nestmem.optim import Muon
 from nestmem.personas import PersonaGenerator
 from nestmem.train.corpus import training_text
 from nestmem.train.dialogues import Dialogue, dialogue, telling
-from nestmem.train.muon import Muon
 from nestmem.train.record import RunLog, load_checkpoint, save_checkpoint
 from nestmem.train.tokenizer import train_tokenizer
 

@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
 
 from nestmem.adapters.fast_weights import load_fast_weights
 from nestmem.errors import InputError
@@ -14,7 +13,6 @@ from nestmem.train.corpus import training_text
 from nestmem.train.dialogues import dialogue
 from nestmem.train.meta import MetaConfig, train_meta
 from nestmem.train.mini import MiniConfig, encode, render, train_mini
-from nestmem.train.muon import Muon, newton_schulz
 from nestmem.train.package import package
 from nestmem.train.plot import plot_run
 
@@ -99,23 +97,3 @@ def test_books_kept_aside_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "notes.pdf").write_text("x")
     with pytest.raises(InputError, match=r"expected \.txt or \.jsonl"):
         training_text([tmp_path / "notes.pdf"])
-
-
-def test_newton_schulz_makes_singular_values_nearly_one() -> None:
-    matrices = torch.randn(3, 20, 12, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(newton_schulz(matrices, steps=10))
-    assert bool((values > 0.6).all()) and bool((values < 1.4).all())
-
-
-def test_muon_minimises_a_quadratic_and_refuses_vectors() -> None:
-    target = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    weight = torch.zeros(6, 4, requires_grad=True)
-    optimizer = Muon([weight], lr=0.05, weight_decay=0.0)
-    start = float(target.square().sum())
-    for _ in range(200):
-        optimizer.zero_grad()
-        (weight - target).square().sum().backward()
-        optimizer.step()
-    assert float((weight.detach() - target).square().sum()) < 0.05 * start
-    with pytest.raises(ValueError, match="Muon steps matrices"):
-        Muon([torch.zeros(3, requires_grad=True)], lr=0.1)
