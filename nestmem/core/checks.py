@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nestmem.core.objective import WITHOUT_THRESHOLD, Objective
 from nestmem.errors import InputError
 
 if TYPE_CHECKING:
+    from nestmem.core.memory import MemoryState
     from nestmem.core.optimizer import Gates
 
 
@@ -17,10 +20,7 @@ def check_tokens(*, queries: Tensor, keys: Tensor, values: Tensor, numbers: bool
     """Shapes [B, H, T, .], one dtype and device, T >= 1, and finite numbers."""
     named = {"queries": queries, "keys": keys, "values": values}
     for name, x in named.items():
-        if x.ndim != 4:
-            raise InputError(f"{name} is [B, H, T, width]; got shape {_shape(x)}")
-        if not x.is_floating_point():
-            raise InputError(f"{name} holds {x.dtype}; a memory reads floating point numbers")
+        check_kind(name, x)
     if keys.shape[2] == 0:
         raise InputError(f"T = 0: there is no token in keys {_shape(keys)}; leave the call out")
     for name in ("queries", "values"):
@@ -37,6 +37,37 @@ def check_tokens(*, queries: Tensor, keys: Tensor, values: Tensor, numbers: bool
     if numbers:
         for name, x in named.items():
             check_finite(name, x)
+
+
+def check_kind(name: str, x: Tensor) -> None:
+    """Floating point numbers [B, H, T, width]."""
+    if x.ndim != 4:
+        raise InputError(f"{name} is [B, H, T, width]; got shape {_shape(x)}")
+    if not x.is_floating_point():
+        raise InputError(f"{name} holds {x.dtype}; a memory reads floating point numbers")
+
+
+def check_whole(name: str, value: object, *, least: int = 1, unit: str = "") -> None:
+    """A whole number, at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is a whole number{unit}, at least {least}; got {value!r}")
+
+
+def check_chunk(chunk: int, state: MemoryState | None = None) -> None:
+    """A whole number of tokens; and no state that stands inside a chunk of another size.
+
+    Gradients are taken at the weights before the chunk, and a state knows these for the chunks it was written in.
+    """
+    check_whole("chunk", chunk, unit=" of tokens")
+    if state is None or state.chunk in (0, chunk):
+        return
+    inside = state.chunk if state.position % state.chunk else chunk
+    if state.position % inside:
+        raise InputError(
+            f"the state stands inside a chunk of {inside} (at token {state.position}, written with "
+            f"chunk={state.chunk}), and chunk={chunk} is asked for; go on with chunk={state.chunk}, or start a new "
+            f"chunk here with state.replace(anchor=state.weights, chunk={chunk})"
+        )
 
 
 def check_gates(gates: Gates, keys: Tensor, *, window: int = 1, numbers: bool = True) -> None:
@@ -57,8 +88,33 @@ def check_gates(gates: Gates, keys: Tensor, *, window: int = 1, numbers: bool = 
             raise InputError(
                 f"Gates.window is [B, H, T, {window}] = {(*keys.shape[:3], window)}; got {_shape(gates.window)}"
             )
+        if not gates.window.is_floating_point() or gates.window.device != keys.device:
+            raise InputError(
+                f"Gates.window is {gates.window.dtype} on {gates.window.device}; expected floating point numbers on "
+                f"{keys.device}"
+            )
         if numbers:
             check_finite("Gates.window", gates.window)
+            check_range("Gates.window", gates.window, 0, float("inf"))
+
+
+def check_threshold(gates: Gates, objective: Objective) -> None:
+    """A threshold per token goes with an objective that reads it."""
+    if gates.threshold is not None and isinstance(objective, WITHOUT_THRESHOLD):
+        raise InputError(
+            f"Gates.threshold is given, but {type(objective).__name__} has none; use Huber(), or leave it out"
+        )
+
+
+def check_delta(rate: Tensor, decay: Tensor) -> None:
+    """rate <= decay, token by token: what delta gradient descent forgets is at most what is kept."""
+    if transformed() or rate.is_meta or not bool((rate > decay).any()):
+        return
+    place = tuple(torch.nonzero(rate > decay)[0].tolist())
+    raise InputError(
+        f"rate is {rate[place].item():g} and decay {decay[place].item():g} at {list(place)}; "
+        "DeltaGradientDescent needs rate <= decay: make the rate a share of the decay, such as rate * decay"
+    )
 
 
 # name -> (lowest, highest, lowest is allowed)
@@ -87,15 +143,16 @@ def check_gate(
         check_range(name, gate, *RANGES[range_name or name])
 
 
-def check_finite(name: str, x: Tensor) -> None:
-    """Every number finite; the message says where the first other one stands."""
+SPREADS = "a memory would spread it to every later token"
+
+
+def check_finite(name: str, x: Tensor, why: str = SPREADS) -> None:
+    """Every number finite; the message says where the first other one stands, and `why` that matters."""
     # One pass: a sum is finite where every number is, and where it overflows the second look decides.
     if transformed() or x.is_meta or bool(torch.isfinite(x.detach().sum())) or bool(torch.isfinite(x).all()):
         return
     place = tuple(torch.nonzero(~torch.isfinite(x))[0].tolist())
-    raise InputError(
-        f"{name} {_shape(x)} holds {x[place].item()} at {list(place)}; a memory would spread it to every later token"
-    )
+    raise InputError(f"{name} {_shape(x)} holds {x[place].item()}{_at(place)}; {why}")
 
 
 def check_range(name: str, x: Tensor, low: float, high: float, low_allowed: bool = True) -> None:
@@ -107,19 +164,62 @@ def check_range(name: str, x: Tensor, low: float, high: float, low_allowed: bool
         wrong = (x > high) | (x < low if low_allowed else x <= low)
         place = tuple(torch.nonzero(wrong)[0].tolist())
         bounds = f"{'[' if low_allowed else '('}{low:g}, {high:g}]"
-        raise InputError(f"{name} is {x[place].item():g} at {list(place)}, outside {bounds}")
+        raise InputError(f"{name} is {x[place].item():g}{_at(place)}, outside {bounds}")
 
 
-def check_state(weights: dict[str, Tensor], keys: Tensor) -> None:
-    """Weights [B, H, ...] of the keys' batch, heads, dtype and device."""
+def check_state(
+    weights: Mapping[str, Tensor],
+    keys: Tensor,
+    numbers: bool = True,
+    *,
+    label: str = "state.weights",
+    tokens: str = "keys",
+) -> None:
+    """Weights [B, H, ...] of the keys' batch, heads and device, of `state_dtype(keys)`, and finite.
+
+    `label` and `tokens` are what the message calls the weights and the keys.
+    """
     for name, w in weights.items():
-        label = f"state.weights[{name!r}]"
-        check_state_kind(label, w)
+        here = f"{label}[{name!r}]"
+        check_state_kind(here, w)
         if w.shape[:2] != keys.shape[:2]:
-            raise InputError(f"{label} {_shape(w)} and keys {_shape(keys)} differ in batch or heads")
-        if w.dtype != keys.dtype or w.device != keys.device:
+            raise InputError(f"{here} {_shape(w)} and {tokens} {_shape(keys)} differ in batch or heads")
+        if w.dtype != state_dtype(keys) or w.device != keys.device:
             raise InputError(
-                f"{label} is {w.dtype} on {w.device}, keys {keys.dtype} on {keys.device}; make them one kind"
+                f"{here} is {w.dtype} on {w.device}, {tokens} {keys.dtype} on {keys.device}; make them one kind"
+            )
+        if numbers:
+            check_finite(here, w, "what was written broke it: load an earlier state")
+
+
+def check_names(
+    weights: Mapping[str, object], expected: Iterable[str], *, label: str = "state.weights", of: str = "model"
+) -> None:
+    """The expected names and no others; `of` is what the state must have been made for."""
+    missing, more = set(expected) - set(weights), set(weights) - set(expected)
+    if missing or more:
+        wrong = [
+            f"{sorted(names)} {what}" for names, what in ((missing, "missing"), (more, "too many")) if names
+        ]
+        raise InputError(
+            f"{label}: {', '.join(wrong)}; it was made for another {of}: start from this memory's init"
+        )
+
+
+def check_shapes(
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Sequence[int]],
+    leading: Sequence[int],
+    *,
+    label: str = "state.weights",
+    of: str = "model",
+) -> None:
+    """Each weight [*leading, *expected[name]], with the names of `expected` alone."""
+    check_names(weights, expected, label=label, of=of)
+    for name, shape in expected.items():
+        if tuple(weights[name].shape) != (*leading, *shape):
+            raise InputError(
+                f"{label}[{name!r}] is {_shape(weights[name])}; this {of} needs {[*leading, *shape]}"
             )
 
 
@@ -131,6 +231,11 @@ def check_state_kind(name: str, weights: Tensor) -> None:
         )
 
 
+def state_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the state that such tokens are written to: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def transformed() -> bool:
     """Whether this runs under torch.compile or a transform of torch.func, where no number can be looked at."""
     stack = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
@@ -139,3 +244,8 @@ def transformed() -> bool:
 
 def _shape(x: Tensor) -> list[int]:
     return list(x.shape)
+
+
+def _at(place: tuple[int, ...]) -> str:
+    """Where in a tensor; nothing for a single number."""
+    return f" at {list(place)}" if place else ""

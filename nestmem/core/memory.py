@@ -10,10 +10,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nestmem.core.checks import check_gates, check_state, check_tokens
-from nestmem.core.model import Model, Weights
+from nestmem.core.checks import (
+    check_chunk,
+    check_delta,
+    check_finite,
+    check_gates,
+    check_kind,
+    check_names,
+    check_shapes,
+    check_state,
+    check_state_kind,
+    check_threshold,
+    check_tokens,
+    state_dtype,
+    transformed,
+)
+from nestmem.core.model import MLP, Model, Network, Weights, batched
 from nestmem.core.objective import L2, Objective
-from nestmem.core.optimizer import Gates, GradientDescent, InnerOptimizer, Slots
+from nestmem.core.optimizer import (
+    DeltaGradientDescent,
+    Gates,
+    GradientDescent,
+    InnerOptimizer,
+    Slots,
+    like,
+)
 from nestmem.core.period import Period
 from nestmem.core.state import State, state, static
 from nestmem.errors import InputError
@@ -29,6 +50,7 @@ class MemoryState(State):
     recent    keys and values [B, H, window - 1, ...] of the last tokens, for the Omega rule
     initial   name -> [B, H, ...]   where a reset returns to; None without resets
     position  tokens seen
+    chunk     the size of the chunks it was written in; 0: not yet written, or by a rule without chunks
     """
 
     weights: Weights
@@ -37,6 +59,7 @@ class MemoryState(State):
     recent: tuple[Tensor, Tensor] | None = None
     initial: Weights | None = None
     position: int = static(default=0)
+    chunk: int = static(default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +84,25 @@ class Memory:
     def init(
         self,
         batch: int,
-        heads: int = 1,
+        heads: int | None = None,
         *,
         weights: Weights | None = None,
         generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> MemoryState:
-        """The state before the first token. `weights` (name -> [H, ...]) are the learned initial ones, if any."""
+        """The state before the first token: of fresh weights, or of learned ones, `weights` (name -> [H, ...]).
+
+        Fresh weights have 1 head and are float32 where nothing else is said. Learned ones say themselves what they
+        are; InputError where `heads` or `dtype` contradict them, or names and shapes are not the model's.
+        """
         if weights is None:
-            weights = self.model.init(batch, heads, generator=generator, dtype=dtype, device=device)
+            weights = self.model.init(
+                batch, heads or 1, generator=generator, dtype=dtype or torch.float32, device=device
+            )
         else:
-            weights = {name: w.expand(batch, *w.shape) for name, w in weights.items()}
+            self._check_learned(weights, heads, dtype)
+            weights = batched(weights, batch)
         return MemoryState(
             weights=weights,
             slots=self.optimizer.init(weights),
@@ -80,9 +110,13 @@ class Memory:
             initial=weights if self.period.reset else None,
         )
 
-    def read(self, state: MemoryState, queries: Tensor) -> Tensor:
-        """M(q) at the state's weights, [B, H, T, K] -> [B, H, T, V]. Writes nothing."""
-        return self.model(state.weights, queries)
+    def read(self, state: MemoryState, queries: Tensor, *, check: bool = True) -> Tensor:
+        """M(q) at the state's weights, [B, H, T, K] -> [B, H, T, V]. Writes nothing; `check` as in `scan`."""
+        check_kind("queries", queries)
+        self._check_weights(state.weights, queries, check, "state.weights", "queries")
+        if check:
+            check_finite("queries", queries)
+        return self.model(state.weights, queries.to(_kind(state))).to(queries.dtype)
 
     def write(
         self,
@@ -92,9 +126,10 @@ class Memory:
         gates: Gates | None = None,
         *,
         chunked: bool = True,
+        check: bool = True,
     ) -> MemoryState:
-        """The state after these tokens."""
-        return self.scan(state, keys, keys, values, gates, chunked=chunked)[1]
+        """The state after these tokens: that of `scan`, whose outputs are not computed."""
+        return self._run(state, None, keys, values, gates, chunked, check)[1]
 
     def scan(
         self,
@@ -112,30 +147,124 @@ class Memory:
         `chunked=False` is the definition, one token at a time. `chunked=True` takes the gradients of all tokens of
         a chunk at once, which is the same thing; the fast closed forms are in `nestmem.ops`. A sequence may stop at
         any token and go on from the returned state. `check=False` skips the look at the numbers (nan, ranges).
+        Half precision tokens are computed in float32, the dtype of their state.
 
         Raises InputError for shapes, kinds or numbers that cannot be right.
         """
-        gates = (gates or Gates()).expand(keys)
-        check_tokens(queries=queries, keys=keys, values=values, numbers=check)
+        outputs, after = self._run(state, queries, keys, values, gates, chunked, check)
+        return torch.cat(outputs, dim=2).to(queries.dtype), after
+
+    def _run(
+        self,
+        state: MemoryState,
+        queries: Tensor | None,
+        keys: Tensor,
+        values: Tensor,
+        gates: Gates | None,
+        chunked: bool,
+        check: bool,
+    ) -> tuple[list[Tensor], MemoryState]:
+        """Outputs, none without queries, and the state after the last token."""
+        check_tokens(queries=keys if queries is None else queries, keys=keys, values=values, numbers=check)
+        # Numbers for gates stand in the state's dtype, which half precision would round.
+        gates = (gates or Gates()).expand(keys[..., :0].to(state_dtype(keys)))
         check_gates(gates, keys, window=self.period.window, numbers=check)
-        check_state(state.weights, keys)
-        if self.period.reset and state.initial is None:
-            raise InputError(
-                f"Period.reset is {self.period.reset}, but the state has no initial weights to return to; "
-                "start from the init of this memory"
-            )
+        check_threshold(gates, self.objective)
+        if gates.threshold is not None and self.period.window > 1:
+            raise InputError("a threshold per token and a window of several tokens do not go together")
+        if check and isinstance(self.optimizer, DeltaGradientDescent):
+            assert isinstance(gates.rate, Tensor) and isinstance(gates.decay, Tensor)
+            check_delta(gates.rate, gates.decay)
+        self._check_state(state, keys, values, check)
+        kind = _kind(state)
+        gates = gates.to(kind)
         outputs = []
         for start, stop in self.period.pieces(state.position, keys.shape[2], chunked):
             cut = slice(start, stop)
-            q, k, v = queries[:, :, cut], keys[:, :, cut], values[:, :, cut]
+            q = None if queries is None else queries[:, :, cut].to(kind)
+            k, v = keys[:, :, cut].to(kind), values[:, :, cut].to(kind)
             out, state = self._piece(state, q, k, v, gates.slice(start, stop))
-            outputs.append(out)
-        return torch.cat(outputs, dim=2), state
+            outputs += out
+        return outputs, state
+
+    def _check_learned(self, weights: Weights, heads: int | None, dtype: torch.dtype | None) -> None:
+        for name, w in weights.items():
+            check_state_kind(f"weights[{name!r}]", w)
+            if heads not in (None, *w.shape[:1]):
+                raise InputError(f"weights[{name!r}] is {list(w.shape)}, but heads={heads}; leave heads out")
+            if dtype not in (None, w.dtype):
+                raise InputError(f"weights[{name!r}] is {w.dtype}, but dtype={dtype}; cast the weights")
+        if isinstance(self.model, MLP | Network):
+            check_names(weights, self.model.shapes, label="weights")
+            first = next(iter(weights.values()))
+            check_shapes(weights, self.model.shapes, first.shape[:1], label="weights")
+
+    def _check_weights(self, weights: Weights, like: Tensor, check: bool, label: str, tokens: str) -> None:
+        """Names, kinds, numbers and shapes of one set of weights against the model and the tokens."""
+        if isinstance(self.model, MLP | Network):
+            check_names(weights, self.model.shapes, label=label)
+        check_state(weights, like, check, label=label, tokens=tokens)
+        if isinstance(self.model, MLP | Network):
+            check_shapes(weights, self.model.shapes, like.shape[:2], label=label)
+
+    def _check_state(self, state: MemoryState, keys: Tensor, values: Tensor, check: bool) -> None:
+        """Whether this memory wrote the state, for sequences such as these, and can go on from it."""
+        period, position = self.period, state.position
+        self._check_weights(state.weights, keys, check, "state.weights", "keys")
+        check_chunk(period.chunk, state)
+        if position % period.chunk and (period.gradient == "chunk" or period.read == "chunk"):
+            if state.anchor is None:
+                raise InputError(
+                    f"the state stands at token {position}, inside a chunk of {period.chunk}, but has no anchor, the "
+                    "weights before that chunk; go on from the state that scan returned"
+                )
+            self._check_weights(state.anchor, keys, check, "state.anchor", "keys")
+        # An optimizer may draw numbers for its state, which vmap refuses.
+        if not transformed():
+            # The state of no sequences has every name and shape, and no numbers.
+            expected = self.optimizer.init({n: w.detach()[:0] for n, w in state.weights.items()})
+            check_names(state.slots, expected, label="state.slots", of="optimizer")
+            for slot, parts in expected.items():
+                shapes = {n: x.shape[1:] for n, x in parts.items()}
+                label = f"state.slots[{slot!r}]"
+                check_shapes(state.slots[slot], shapes, keys.shape[:1], label=label, of="optimizer")
+                check_state(state.slots[slot], keys, check, label=label)
+        if period.reset:
+            if state.initial is None:
+                raise InputError(
+                    f"Period.reset is {period.reset}, but the state has no initial weights to return to; "
+                    "start from the init of this memory"
+                )
+            self._check_weights(state.initial, keys, check, "state.initial", "keys")
+        if period.window > 1:
+            self._check_recent(state, keys, values, check)
+
+    def _check_recent(self, state: MemoryState, keys: Tensor, values: Tensor, check: bool) -> None:
+        window = self.period.window
+        if state.recent is None:
+            if self._since(state.position):
+                raise InputError(
+                    f"the state stands at token {state.position}, but has no recent tokens for a window of {window}; "
+                    "write the sequence from its start with this window"
+                )
+            return
+        for name, x, now in zip(("keys", "values"), state.recent, (keys, values), strict=True):
+            wanted = [*keys.shape[:2], window - 1, now.shape[3]]
+            if list(x.shape) != wanted:
+                raise InputError(
+                    f"the recent {name} of the state are {list(x.shape)}; a window of {window} over {name} "
+                    f"{list(now.shape)} needs {wanted}"
+                )
+            check_state({name: x}, keys, check, label="state.recent")
+
+    def _since(self, position: int) -> int:
+        """Tokens since the start or the last reset, beyond which no window looks back."""
+        return position % self.period.reset if self.period.reset else position
 
     def _piece(
-        self, state: MemoryState, q: Tensor, k: Tensor, v: Tensor, gates: Gates
-    ) -> tuple[Tensor, MemoryState]:
-        """Tokens of one chunk: gradients at one point, then one update and one read per token."""
+        self, state: MemoryState, q: Tensor | None, k: Tensor, v: Tensor, gates: Gates
+    ) -> tuple[list[Tensor], MemoryState]:
+        """Tokens of one chunk: gradients at one point, then one update and, given queries, one read per token."""
         period = self.period
         weights, slots, anchor = state.weights, state.slots, state.anchor
         if period.reset and state.position and state.position % period.reset == 0:
@@ -146,19 +275,12 @@ class Memory:
         point = anchor if period.gradient == "chunk" else weights
         assert point is not None
         past_k, past_v = self._past(state, k, v)
-        threshold = gates.threshold
-        if threshold is not None and period.window > 1:
-            raise InputError("a threshold per token and a window of several tokens do not go together")
-        gradients, inputs = self.model.gradients(point, past_k, past_v, self.objective, threshold)
+        gradients, inputs = self.model.gradients(point, past_k, past_v, self.objective, gates.threshold)
 
-        outputs = []
+        since, outputs = self._since(state.position), []
         for t in range(k.shape[2]):
-            if period.read == "previous":
-                outputs.append(self.model(weights, q[:, :, t : t + 1]))
-            elif period.read == "chunk":
-                assert anchor is not None
-                outputs.append(self.model(anchor, q[:, :, t : t + 1]))
-            g = {n: self._windowed(each, t, gates, state.position) for n, each in gradients.items()}
+            before = weights
+            g = {n: self._windowed(each, t, gates, since) for n, each in gradients.items()}
             x = {n: each[:, :, t + period.window - 1] for n, each in inputs.items()}
             assert (
                 isinstance(gates.rate, Tensor)
@@ -167,15 +289,22 @@ class Memory:
             )
             rate, decay, momentum = gates.rate[:, :, t], gates.decay[:, :, t], gates.momentum[:, :, t]
             weights, slots = self.optimizer.update(weights, g, slots, rate, decay, momentum, x)
-            if period.read == "token":
-                outputs.append(self.model(weights, q[:, :, t : t + 1]))
+            if q is not None:
+                seen = {"token": weights, "previous": before, "chunk": anchor}[period.read]
+                assert seen is not None
+                outputs.append(self.model(seen, q[:, :, t : t + 1]))
 
         keep = past_k.shape[2] - (period.window - 1)
         recent = (past_k[:, :, keep:], past_v[:, :, keep:]) if period.window > 1 else None
         after = state.replace(
-            weights=weights, slots=slots, anchor=anchor, recent=recent, position=state.position + k.shape[2]
+            weights=weights,
+            slots=slots,
+            anchor=anchor,
+            recent=recent,
+            position=state.position + k.shape[2],
+            chunk=period.chunk,
         )
-        return torch.cat(outputs, dim=2), after
+        return outputs, after
 
     def _past(self, state: MemoryState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values with the window - 1 tokens before them.
@@ -191,18 +320,20 @@ class Memory:
             return torch.cat([first_k, k], dim=2), torch.cat([first_v, v], dim=2)
         return torch.cat([state.recent[0], k], dim=2), torch.cat([state.recent[1], v], dim=2)
 
-    def _windowed(self, gradients: Tensor, t: int, gates: Gates, position: int) -> Tensor:
-        """The gradient that token t writes: its own, or the weighted sum over the window (Atlas, eq. 9)."""
+    def _windowed(self, gradients: Tensor, t: int, gates: Gates, since: int) -> Tensor:
+        """The gradient that token t writes: its own, or the weighted sum over the window (Atlas, eq. 9).
+
+        `since` tokens before the piece are of the same memory; what is further back has no weight.
+        """
         window = self.period.window
         if window == 1:
             return gradients[:, :, t]
         assert gates.window is not None
         total = torch.zeros_like(gradients[:, :, 0])
-        for back in range(min(window, position + t + 1)):
-            weight = gates.window[:, :, t, back]
-            total = (
-                total
-                + weight.reshape(*weight.shape, *[1] * (total.ndim - 2))
-                * gradients[:, :, t + window - 1 - back]
-            )
+        for back in range(min(window, since + t + 1)):
+            total = total + like(gates.window[:, :, t, back], total) * gradients[:, :, t + window - 1 - back]
         return total
+
+
+def _kind(state: MemoryState) -> torch.dtype:
+    return next(iter(state.weights.values())).dtype

@@ -4,63 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
 from nestmem.core.objective import Objective
 from nestmem.errors import InputError
 
 Weights = dict[str, Tensor]
 
-# name -> (function, its derivative)
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {}
 
-
-def activation(name: str) -> Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:
-    """Register the derivative of torch's function of that name."""
-    functions = {
-        "gelu": F.gelu,
-        "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
-        "silu": F.silu,
-        "relu": F.relu,
-    }
-
-    def register(derivative: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        ACTIVATIONS[name] = (functions[name], derivative)
-        return derivative
-
-    return register
-
-
-@activation("gelu")
-def gelu_derivative(z: Tensor) -> Tensor:
-    """d/dz z Phi(z) = Phi(z) + z phi(z)."""
-    return 0.5 * (1 + torch.erf(z * 0.5**0.5)) + z * torch.exp(-0.5 * z * z) * (2 * torch.pi) ** -0.5
-
-
-@activation("gelu_tanh")
-def gelu_tanh_derivative(z: Tensor) -> Tensor:
-    """The derivative of the tanh approximation, as in TTT's official code."""
-    c, a = (2 / torch.pi) ** 0.5, 0.044715
-    t = torch.tanh(c * (z + a * z**3))
-    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * a * z * z)
-
-
-@activation("silu")
-def silu_derivative(z: Tensor) -> Tensor:
-    """d/dz z s(z) = s (1 + z (1 - s))."""
-    s = torch.sigmoid(z)
-    return s * (1 + z * (1 - s))
-
-
-@activation("relu")
-def relu_derivative(z: Tensor) -> Tensor:
-    """1 where z > 0."""
-    return (z > 0).to(z.dtype)
+def batched(weights: Weights, batch: int) -> Weights:
+    """Learned weights, name -> [H, ...], as every sequence's own, name -> [B, H, ...]; nothing is copied."""
+    return {name: w.expand(batch, *w.shape) for name, w in weights.items()}
 
 
 class Model(Protocol):
@@ -100,6 +59,7 @@ class MLP:
 
     One size pair is a matrix memory. `residual` and `norm` give the heads of Titans (x + MLP), TTT and Miras
     (x + LayerNorm(MLP)); `norm_weight` and `norm_bias` [H, V] are outer parameters, never written by the memory.
+    Two MLPs are equal if all numbers are, and their norm tensors the same objects.
 
     >>> MLP(sizes=(4, 8, 4)).init(batch=2, heads=3)["0"].shape
     torch.Size([2, 3, 4, 8])
@@ -110,8 +70,8 @@ class MLP:
     residual: bool = False
     norm: bool = False
     bias: bool = False
-    norm_weight: Tensor | None = None
-    norm_bias: Tensor | None = None
+    norm_weight: Tensor | None = field(default=None, compare=False)
+    norm_bias: Tensor | None = field(default=None, compare=False)
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -123,11 +83,40 @@ class MLP:
             raise InputError(f"activation is one of {sorted(ACTIVATIONS)}; got {self.activation!r}")
         if self.residual and self.sizes[0] != self.sizes[-1]:
             raise InputError(f"a residual memory maps a width onto itself; sizes are {self.sizes}")
+        if not 0 < self.eps < float("inf"):
+            raise InputError(
+                f"eps, which layer norm adds to the variance, is a positive number; got {self.eps}"
+            )
+        for name in ("norm_weight", "norm_bias"):
+            value = getattr(self, name)
+            if value is not None and not self.norm:
+                raise InputError(f"{name} is given, but the model has no norm; make it with norm=True")
+            if value is not None and value.shape[-1:] != self.sizes[-1:]:
+                raise InputError(
+                    f"{name} is [H, {self.sizes[-1]}] for sizes {self.sizes}; got {list(value.shape)}"
+                )
+
+    def __eq__(self, other: object) -> bool:
+        # `==` of tensors is a tensor, and comparing their numbers would wait for the device.
+        if not isinstance(other, MLP):
+            return NotImplemented
+        numbers = all(getattr(self, f.name) == getattr(other, f.name) for f in fields(self) if f.compare)
+        return numbers and self.norm_weight is other.norm_weight and self.norm_bias is other.norm_bias
 
     @property
     def depth(self) -> int:
         """Number of matrices."""
         return len(self.sizes) - 1
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the weights of one sequence and head."""
+        every: dict[str, tuple[int, ...]] = {}
+        for layer, (i, o) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+            every[str(layer)] = (i, o)
+            if self.bias:
+                every[f"{layer}.bias"] = (o,)
+        return every
 
     def init(
         self,
@@ -161,6 +150,12 @@ class MLP:
         """The prediction from the last layer's output z, and the map from dloss/dprediction to dloss/dz."""
         if not self.norm:
             return (keys + z if self.residual else z), lambda error: error
+        for name, value in (("norm_weight", self.norm_weight), ("norm_bias", self.norm_bias)):
+            if value is not None and not _fits(value.shape[:-1], z.shape[:-2]):
+                raise InputError(
+                    f"{name} {list(value.shape)} and keys {list(keys.shape)} differ in heads; make it "
+                    f"{[z.shape[-3], self.sizes[-1]]}"
+                )
         centred = z - z.mean(-1, keepdim=True)
         inverse = (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         unit = centred * inverse
@@ -192,9 +187,9 @@ class MLP:
             raise InputError(f"values have width {self.sizes[-1]}; got {list(values.shape)}")
         prediction, backward = self.head(keys, z)
         errors = [backward(objective.gradient(prediction, values, threshold))]
-        derivative = ACTIVATIONS[self.activation][1]
+        derivatives = ACTIVATIONS[self.activation]
         for layer in range(self.depth - 1, 0, -1):
-            errors.append((errors[-1] @ weights[str(layer)].mT) * derivative(pre[layer - 1]))
+            errors.append((errors[-1] @ weights[str(layer)].mT) * derivatives(pre[layer - 1], False)[1])
         return inputs, errors[::-1]
 
     def gradients(
@@ -216,7 +211,7 @@ class MLP:
 
     def _layers(self, weights: Weights, keys: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         """Inputs of every layer, the last layer's output, and every layer's output before its activation."""
-        function = ACTIVATIONS[self.activation][0]
+        function = FUNCTIONS[self.activation]
         inputs, outputs = [], []
         x = keys
         if keys.shape[-1] != self.sizes[0]:
@@ -229,6 +224,12 @@ class MLP:
             outputs.append(z)
             x = function(z)
         return inputs, outputs[-1], outputs
+
+
+def _fits(shape: tuple[int, ...], wide: tuple[int, ...]) -> bool:
+    """Whether a shape broadcasts to a wider one without changing it."""
+    pairs = zip(reversed(shape), reversed(wide), strict=False)
+    return len(shape) <= len(wide) and all(n in (1, most) for n, most in pairs)
 
 
 def Linear(key: int, value: int) -> MLP:
@@ -245,6 +246,11 @@ class Network:
 
     function: Callable[[Weights, Tensor], Tensor]
     start: Weights
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the weights of one sequence and head."""
+        return {name: tuple(w.shape) for name, w in self.start.items()}
 
     def init(
         self,

@@ -45,6 +45,10 @@ class L2:
 
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < float("inf"):
+            raise InputError(f"L2's factor is a positive number; got {self.factor}")
+
     def loss(self, prediction: Tensor, target: Tensor, threshold: Tensor | None = None) -> Tensor:
         return self.factor * (prediction - target).square().sum(-1)
 
@@ -64,7 +68,7 @@ class Huber:
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.threshold > 0:
+        if not 0 < self.threshold < float("inf"):
             raise InputError(f"Huber's threshold is a positive number; got {self.threshold}")
 
     def loss(self, prediction: Tensor, target: Tensor, threshold: Tensor | None = None) -> Tensor:
@@ -99,9 +103,10 @@ class Lp:
     smooth: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not (self.p >= 1 and self.smooth >= 0) or (self.smooth == 0 and self.p < 2):
+        finite = 1 <= self.p < float("inf") and 0 <= self.smooth < float("inf")
+        if not finite or (self.smooth == 0 and self.p < 2):
             raise InputError(
-                f"Lp needs p >= 1 and smooth > 0 (0 only for p >= 2); got p={self.p}, smooth={self.smooth}"
+                f"Lp needs p >= 1 and smooth > 0 (0 only for p >= 2), both finite; got p={self.p}, smooth={self.smooth}"
             )
 
     def loss(self, prediction: Tensor, target: Tensor, threshold: Tensor | None = None) -> Tensor:
@@ -134,6 +139,10 @@ class Loss:
 
     def gradient(self, prediction: Tensor, target: Tensor, threshold: Tensor | None = None) -> Tensor:
         return _per_token(torch.func.grad(self.function), prediction, target.expand_as(prediction))
+
+
+# What a threshold per token says nothing to. An objective of the user's own may read it.
+WITHOUT_THRESHOLD = (Dot, L2, Lp, Loss)
 
 
 def _per_token(function: Callable[..., Tensor], prediction: Tensor, target: Tensor) -> Tensor:

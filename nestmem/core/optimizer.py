@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nestmem.core.checks import check_whole
 from nestmem.core.model import Weights
 from nestmem.core.state import State, state
 from nestmem.errors import InputError
@@ -26,7 +27,7 @@ class Gates(State):
     rate      [B, H, T]     step size, >= 0 (Titans' theta, the delta rule's beta, Hope's eta)
     decay     [B, H, T]     share of the memory that is kept, 0 < decay <= 1 (Titans' 1 - alpha, Hope's alpha)
     momentum  [B, H, T]     share of the momentum that is kept, 0..1 (Titans' eta)
-    window    [B, H, T, c]  Omega's weight of the token j places back, j = 0..c-1 (Atlas' gamma)
+    window    [B, H, T, c]  Omega's weight of the token j places back, j = 0..c-1, >= 0 (Atlas' gamma)
     threshold [B, H, T]     Huber's threshold
     """
 
@@ -94,7 +95,7 @@ class GradientDescent:
         momentum: Tensor,
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
-        return {n: _as(decay, w) * w - _as(rate, w) * gradients[n] for n, w in weights.items()}, slots
+        return {n: like(decay, w) * w - like(rate, w) * gradients[n] for n, w in weights.items()}, slots
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ class Momentum:
         momentum: Tensor,
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
-        s = {n: _as(momentum, g) * slots["momentum"][n] - _as(rate, g) * g for n, g in gradients.items()}
-        return {n: _as(decay, w) * w + s[n] for n, w in weights.items()}, {"momentum": s}
+        s = {n: like(momentum, g) * slots["momentum"][n] - like(rate, g) * g for n, g in gradients.items()}
+        return {n: like(decay, w) * w + s[n] for n, w in weights.items()}, {"momentum": s}
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class DeltaGradientDescent:
     """W <- (decay I - rate n n^T) W - rate g, n the unit input of the matrix (Nested Learning, eq. 88 and 57).
 
     A step on the gradient that also forgets what stood under the same input. Rows are keys, so the projection
-    multiplies from the left. Biases, whose input is always 1, take a plain step. Needs rate <= decay.
+    multiplies from the left. Biases, whose input is always 1, take a plain step. Needs rate <= decay, which
+    `Memory.scan` checks: a larger rate would remove more than there is.
     """
 
     def init(self, weights: Weights) -> Slots:
@@ -141,14 +143,14 @@ class DeltaGradientDescent:
     ) -> tuple[Weights, Slots]:
         new = {}
         for name, w in weights.items():
-            new[name] = _as(decay, w) * w - _as(rate, w) * gradients[name]
+            new[name] = like(decay, w) * w - like(rate, w) * gradients[name]
             if not name.endswith("bias"):
                 if name not in inputs:
                     raise InputError(
                         "DeltaGradientDescent needs the inputs of each matrix, which only an MLP model gives"
                     )
                 n = unit(inputs[name])
-                new[name] = new[name] - _as(rate, w) * n[..., :, None] * (n[..., None, :] @ w)
+                new[name] = new[name] - like(rate, w) * n[..., :, None] * (n[..., None, :] @ w)
         return new, slots
 
 
@@ -157,6 +159,9 @@ class NewtonSchulz:
     """S <- momentum S - rate g;  W <- decay W + NS(S) (Atlas, arXiv 2505.23735, section 5). Biases take S itself."""
 
     steps: int = 5
+
+    def __post_init__(self) -> None:
+        check_whole("steps", self.steps, least=0)
 
     def init(self, weights: Weights) -> Slots:
         return {"momentum": {n: torch.zeros_like(w) for n, w in weights.items()}}
@@ -171,9 +176,9 @@ class NewtonSchulz:
         momentum: Tensor,
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
-        s = {n: _as(momentum, g) * slots["momentum"][n] - _as(rate, g) * g for n, g in gradients.items()}
+        s = {n: like(momentum, g) * slots["momentum"][n] - like(rate, g) * g for n, g in gradients.items()}
         step = {n: m if n.endswith("bias") else newton_schulz(m, self.steps) for n, m in s.items()}
-        return {n: _as(decay, w) * w + step[n] for n, w in weights.items()}, {"momentum": s}
+        return {n: like(decay, w) * w + step[n] for n, w in weights.items()}, {"momentum": s}
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,13 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 < self.eps < float("inf")):
+            raise InputError(
+                "Adam needs 0 <= beta1 < 1, 0 <= beta2 < 1 and eps > 0; "
+                f"got beta1={self.beta1}, beta2={self.beta2}, eps={self.eps}"
+            )
 
     def init(self, weights: Weights) -> Slots:
         zero = {n: torch.zeros_like(w) for n, w in weights.items()}
@@ -208,7 +220,7 @@ class Adam:
         new = {}
         for n, w in weights.items():
             corrected = (square[n] / (1 - self.beta2 ** count[n]) + self.eps**2).sqrt() + self.eps
-            new[n] = _as(decay, w) * w - _as(rate, w) * (mean[n] / (1 - self.beta1 ** count[n])) / corrected
+            new[n] = like(decay, w) * w - like(rate, w) * (mean[n] / (1 - self.beta1 ** count[n])) / corrected
         return new, {"mean": mean, "square": square, "count": count}
 
 
@@ -238,8 +250,12 @@ def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
     return x * (squared + eps * eps).rsqrt()
 
 
-def _as(gate: Tensor, weight: Tensor) -> Tensor:
-    """[B, H] -> [B, H, 1, ...] with the weight's number of dimensions."""
+def like(gate: Tensor, weight: Tensor) -> Tensor:
+    """A gate with as many dimensions as what it multiplies: [B, H] -> [B, H, 1, ..], [B, H, T] -> [B, H, T, 1, ..].
+
+    >>> like(torch.ones(2, 3), torch.ones(2, 3, 4, 5)).shape
+    torch.Size([2, 3, 1, 1])
+    """
     return gate.reshape(*gate.shape, *[1] * (weight.ndim - gate.ndim))
 
 

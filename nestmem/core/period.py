@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from nestmem.core.checks import check_whole
 from nestmem.errors import InputError
 
 
@@ -18,7 +19,8 @@ class Period:
     gradient  "chunk": at the state before the chunk; "current": at the state before the token, whatever the chunk
     window    each token's write looks at its own and the window - 1 tokens before it (Omega rule), weighted by
               `Gates.window`
-    reset     the weights start again from their initial values every `reset` tokens (TNT); None: never
+    reset     the weights start again from their initial values every `reset` tokens (TNT), and no window looks
+              back across that: after a reset the memory is a fresh one; None: never
     read      "token": y_t = M_t(q_t), after the token's own write; "previous": M_{t-1}(q_t), before it;
               "chunk": the state before the chunk (self-modifying Titans)
     """
@@ -31,9 +33,7 @@ class Period:
 
     def __post_init__(self) -> None:
         for name in ("chunk", "window") + (("reset",) if self.reset is not None else ()):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is a whole number of tokens, at least 1; got {value!r}")
+            check_whole(name, getattr(self, name), unit=" of tokens")
         if self.gradient not in ("chunk", "current"):
             raise InputError(f'gradient is taken at "chunk" or "current"; got {self.gradient!r}')
         if self.read not in ("token", "previous", "chunk"):

@@ -31,7 +31,7 @@ def state(cls: type[S]) -> type[S]:
     """Make a subclass of State a frozen, keyword-only dataclass that vmap, grad and compile accept.
 
     Fields hold tensors, None, or dicts and tuples of them; a field made with `static()` holds a number or a name
-    that does not change under vmap (the position in a sequence, say).
+    that does not change under vmap (the position in a sequence, say). Files name the class, so no two may share one.
 
     >>> @state
     ... class Matrix(State):
@@ -40,6 +40,13 @@ def state(cls: type[S]) -> type[S]:
     >>> torch.func.vmap(lambda s: s.map(torch.neg))(Matrix(weights=torch.ones(3, 2))).weights.sum()
     tensor(-6.)
     """
+    other = _STATES.get(cls.__name__)
+    # The same module imported again brings the same class, which takes the old one's place.
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise InputError(
+            f"there is a State named {cls.__name__} in {other.__module__} already, and files would mix the two up; "
+            f"give the one in {cls.__module__} another name"
+        )
     cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     moving = [f.name for f in fields if not f.metadata.get("static")]
@@ -110,7 +117,8 @@ def save_state(path: str | Path, value: State, **header: str | int | float) -> N
 def load_state(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Any, dict[str, Any]]:
     """Read what `save_state` wrote. Returns (state, header).
 
-    Raises FileNotFoundError where there is no file, InputError where the file is no saved state of this format.
+    Raises FileNotFoundError where there is no file, InputError where the file is no saved state of this format, or
+    holds a class whose fields are others now. A field that is new and has a default takes it.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no saved state at {path}")
@@ -125,10 +133,22 @@ def load_state(path: str | Path, *, device: str | torch.device = "cpu") -> tuple
         raise InputError(
             f"{path} holds tensors ({names}, ...) but no nestmem state; write it with save_state"
         )
-    about = json.loads(text)
+    try:
+        about = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: the description of the state is damaged ({error}); save it again"
+        ) from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise InputError(f"{path}: the description of the state has no format; save it again")
     if about["format"] != FORMAT:
         raise InputError(f"{path} has state format {about['format']}; this nestmem reads format {FORMAT}")
-    return _rebuild(about["structure"], tensors), about["header"]
+    if "structure" not in about or not isinstance(about.get("header"), dict):
+        raise InputError(f"{path}: the description of the state lacks its structure or header; save it again")
+    try:
+        return _rebuild(about["structure"], tensors), about["header"]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -154,16 +174,35 @@ def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise InputError(f"a state holds tensors, numbers, dicts and tuples; {name} is a {type(value).__name__}")
 
 
-def _rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    if "tensor" in structure:
-        return tensors[structure["tensor"]]
-    if "value" in structure:
-        return structure["value"]
-    if "dict" in structure:
-        return {key: _rebuild(item, tensors) for key, item in structure["dict"].items()}
-    if "tuple" in structure:
-        return tuple(_rebuild(item, tensors) for item in structure["tuple"])
-    name = structure["state"]
+def _rebuild(structure: Any, tensors: dict[str, Tensor]) -> Any:
+    match structure:
+        case {"tensor": str(name)} if name in tensors:
+            return tensors[name]
+        case {"tensor": name}:
+            raise InputError(f"the tensor {name!r} is missing; save the state again")
+        case {"value": None | bool() | int() | float() | str() as value}:
+            return value
+        case {"dict": dict(items)}:
+            return {key: _rebuild(item, tensors) for key, item in items.items()}
+        case {"tuple": list(items)}:
+            return tuple(_rebuild(item, tensors) for item in items)
+        case {"state": str(name), "fields": dict(fields)}:
+            return _class(name, set(fields))(**{key: _rebuild(x, tensors) for key, x in fields.items()})
+    raise InputError(f"the description of the state is damaged at {str(structure)[:80]}; save it again")
+
+
+def _class(name: str, given: set[str]) -> type:
+    """The class of that name, if such fields make one."""
     if name not in _STATES:
         raise InputError(f"the file holds a {name}; import the module that defines it before loading")
-    return _STATES[name](**{key: _rebuild(item, tensors) for key, item in structure["fields"].items()})
+    fields = dataclasses.fields(_STATES[name])
+    absent = dataclasses.MISSING
+    needed = {f.name for f in fields if f.default is absent and f.default_factory is absent}
+    gone, new = given - {f.name for f in fields}, needed - given
+    if gone or new:
+        parts = [f"{sorted(n)} {w}" for n, w in ((gone, "are no fields any more"), (new, "are new")) if n]
+        raise InputError(
+            f"{name} has other fields than when the file was saved: {', '.join(parts)}; load it with the "
+            "nestmem that saved it"
+        )
+    return _STATES[name]

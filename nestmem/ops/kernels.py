@@ -4,13 +4,14 @@
 
     "auto"    fla's kernel where the tokens are on CUDA and it takes them, else the torch form. A torch form on CUDA
               says so once per process and reason (RuntimeWarning); float64 tokens ask for exactness and one token
-              at a time is not a chunk, so those take the torch form without a word
+              at a time is not a chunk, so those take the torch form without a word, as do torch.func and compile
     "torch"   the torch form
     "fla"     fla's kernel, or an error that says why not
 
 fla has tensors [B, T, H, .] and logarithms of decays, scales queries by 1 / sqrt(K) unless told otherwise, takes a
 float32 state, and chooses its own chunk: `chunk` has no effect on it. Its products of float32 numbers may be TF32, and
-the delta rule's rates are rounded to the tokens' half precision.
+the delta rule's rates are rounded to the tokens' half precision. Its kernels have first derivatives only; for
+derivatives of derivatives ask for "torch".
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nestmem.core.checks import transformed
 from nestmem.errors import InputError, MissingExtra
 
 Kernel = Literal["auto", "torch", "fla"]
@@ -47,7 +49,7 @@ def use_fla(kernel: str, keys: Tensor, *, rule: Rule) -> bool:
     """
     if kernel not in ("auto", "torch", "fla"):
         raise InputError(f'kernel is "auto", "torch" or "fla"; got {kernel!r}')
-    if kernel == "torch" or (kernel == "auto" and device_type(keys) != "cuda"):
+    if kernel == "torch" or (kernel == "auto" and (device_type(keys) != "cuda" or transformed())):
         return False
     if kernel == "auto" and (keys.dtype == torch.float64 or keys.shape[2] == 1):
         return False

@@ -75,10 +75,7 @@ class _Recompute(torch.autograd.Function):
             ]
             out = ctx.function(*tensors)
             pairs = [(x, g) for x, g in zip(out, gradients, strict=True) if g is not None and x.requires_grad]
-            if not again:
-                _check_leaves(
-                    [x for x, _ in pairs], [x for x, need in zip(tensors, needed, strict=True) if need]
-                )
+            _check_leaves([x for x, _ in pairs], [x for x, need in zip(tensors, needed, strict=True) if need])
             found = torch.autograd.grad(
                 [x for x, _ in pairs],
                 [x for x, need in zip(tensors, needed, strict=True) if need],
@@ -94,14 +91,15 @@ def _check_leaves(outputs: list[Tensor], known: list[Tensor]) -> None:
     """The graph of the outputs ends in known tensors only."""
     allowed = {id(x) for x in known}
     stack = [x.grad_fn for x in outputs if x.grad_fn is not None]
-    seen = set(stack)
+    # What made an alias of an argument is not the function's.
+    seen = {*stack, *(x.grad_fn for x in known if x.grad_fn is not None)}
     while stack:
         node = stack.pop()
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in allowed:
             raise InputError(
-                f"step uses a learned tensor {list(variable.shape)} that is not among its arguments, and would give "
-                "it no gradient; pass it in `outer`, or use checkpoint=False"
+                f"a recomputed function uses a learned tensor {list(variable.shape)} that is not among its arguments, "
+                "and would give it no gradient; pass it as an argument (`outer` of a step), or use checkpoint=False"
             )
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:

@@ -16,7 +16,8 @@ from nestmem.errors import InputError, NestmemError
 
 B, H, T, K, V = 2, 3, 4, 5, 6
 NAN, INF = float("nan"), float("inf")
-MEMORY = Memory(model=Linear(K, V), optimizer=Momentum(), period=Period(chunk=2))
+# Huber, whose tokens may have a threshold each.
+MEMORY = Memory(model=Linear(K, V), objective=Huber(), optimizer=Momentum(), period=Period(chunk=2))
 FRESH = MEMORY.init(B, H, dtype=torch.float64)
 
 random = partial(torch.randn, dtype=torch.float64)

@@ -143,7 +143,7 @@ def by_hand(memory: Memory, state: MemoryState, given: dict[str, Any]) -> tuple[
         point = anchor if period.gradient == "chunk" else weights
 
         def loss(w: dict, t: int = t) -> Tensor:
-            back = range(min(period.window, t + 1))
+            back = range(min(period.window, t % period.reset + 1 if period.reset else t + 1))
             share = gates.window[0, 0, t] if period.window > 1 else [1.0]
             return torch.stack(
                 [share[j] * 0.5 * (answer(w, k[t - j]) - v[t - j]).square().sum() for j in back]

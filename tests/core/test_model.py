@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from nestmem.core import L2, MLP, Dot, Gates, Huber, Linear, Loss, Lp, Memory, Network, Objective
-from nestmem.core.model import ACTIVATIONS, Weights
+from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
+from nestmem.core.model import Weights, batched
 from nestmem.errors import InputError
 
 OBJECTIVES = [
@@ -133,13 +134,17 @@ def test_a_network_starts_from_its_weights_everywhere() -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activation_derivatives_are_autograd(activation: str) -> None:
-    function, derivative = ACTIVATIONS[activation]
+    assert ACTIVATIONS.keys() == FUNCTIONS.keys()
+    function, derivatives = FUNCTIONS[activation], ACTIVATIONS[activation]
     z = torch.cat([torch.linspace(-9, 9, 400, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
-    expected = vmap(grad(function))(z)
-    torch.testing.assert_close(derivative(z), expected, rtol=1e-10, atol=1e-12)
-    assert torch.autograd.gradcheck(
-        derivative, (torch.linspace(-3, 3, 8, dtype=torch.float64).requires_grad_(),)
-    )
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+    value, first, second = derivatives(z, True)
+    close(value, function(z))
+    close(first, vmap(grad(function))(z))
+    close(second, vmap(grad(grad(function)))(z))
+    assert torch.equal(derivatives(z, False)[1], first) and derivatives(z, False)[2] is None
+    few = torch.linspace(-3, 3, 8, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: derivatives(z, True), (few,))
 
 
 def test_a_matrix_starts_at_zero_and_an_mlp_at_unit_gain() -> None:

@@ -30,7 +30,6 @@ class Rule:
     chunk                             that chunk size, at most 4 tokens, so that short sequences have several chunks
     definition                        the same rule as a Memory of nestmem.core, where it is one (else None); it is run
                                       by `defined`, which maps the tokens to Memory.scan
-    read                              "token": output t sees token t's write; "previous"/"chunk": it does not
     """
 
     name: str

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nestmem.core import L2, MLP, Dot, Gates, Linear, Memory, MemoryState, Period
+from nestmem.core.activations import ACTIVATIONS
 from nestmem.errors import InputError
 from nestmem.ops import deep, delta, linear
 from nestmem.ops.deep import chunk as deep_chunk
-from nestmem.ops.deep.activations import ACTIVATIONS
-from nestmem.ops.deep.mixing import banded, products
+from nestmem.ops.gates import banded, gate_products
 
 B, H, T, D = 2, 2, 11, 4
 DEEP = MLP(sizes=(D, 6, D), residual=True)
@@ -194,25 +194,22 @@ def test_any_lower_triangular_matrix_mixes() -> None:
     torch.testing.assert_close(new[0][0], at["0"][:, 0], rtol=1e-10, atol=1e-10)
 
 
-def test_products_and_bands() -> None:
-    gate = torch.tensor([0.5, 0.25, 1.0], dtype=torch.float64)
-    prefix, matrix = products(gate)
-    torch.testing.assert_close(prefix, gate.cumprod(0))
-    torch.testing.assert_close(
-        matrix, torch.tensor([[1, 0, 0], [0.25, 1, 0], [0.25, 1, 1]], dtype=torch.float64)
-    )
+def test_bands() -> None:
     window = torch.arange(1.0, 7.0).reshape(3, 2)
     assert banded(window).tolist() == [[2, 1, 0, 0], [0, 4, 3, 0], [0, 0, 6, 5]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gates_of_zero_and_of_nearly_zero(dtype: torch.dtype) -> None:
-    """A momentum of 0 cuts exactly, and no product is a denormal number."""
-    gate = torch.tensor([0.5, 0.0, 1e-30, 0.5], dtype=dtype)
-    prefix, matrix = products(gate)
-    assert prefix.tolist() == [0.5, 0, 0, 0]
-    assert matrix[1].tolist() == [0, 1, 0, 0] and matrix[3, 2] == pytest.approx(0.5)
-    _, many = products(torch.full((200,), 0.3, dtype=dtype))
+def test_products_of_gates_of_zero_and_of_nearly_zero(dtype: torch.dtype) -> None:
+    """A gate of 0 cuts exactly, with the derivative of the product, and no product is a denormal number."""
+    gate = torch.tensor([0.5, 0.0, 1e-30, 0.5], dtype=dtype, requires_grad=True)
+    between, since, _ = gate_products(gate)
+    assert since.tolist() == [0.5, 0, 0, 0]
+    assert between[1].tolist() == [0, 1, 0, 0]
+    assert between[3, 2] == 0.5
+    (found,) = torch.autograd.grad(between[1, 0] + between[3, 1], gate)
+    torch.testing.assert_close(found, torch.tensor([0, 1, 0.5, 1e-30], dtype=dtype))
+    many, *_ = gate_products(torch.full((200,), 0.3, dtype=dtype))
     assert ((many == 0) | (many > torch.finfo(dtype).tiny)).all()
 
 

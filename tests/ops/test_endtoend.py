@@ -281,8 +281,9 @@ def test_a_learned_tensor_from_a_closure_is_not_lost_silently() -> None:
 
     fast = {n: w.requires_grad_() for n, w in first().items()}
     losses, _, _ = chunked(hidden, outer_weights(), sequences(1, 6), start(fast, 1, levels), levels=levels)
-    with pytest.raises(InputError, match="not among its arguments"):
-        losses.mean().backward()
+    for again in (False, True):
+        with pytest.raises(InputError, match="not among its arguments"):
+            losses.mean().backward(create_graph=again, retain_graph=True)
 
 
 @pytest.mark.parametrize("form", [chunked, recurrent])

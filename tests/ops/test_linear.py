@@ -101,10 +101,10 @@ def test_strong_decay_in_float32(strength: float, channels: bool) -> None:
 
 
 def test_products_of_decays() -> None:
-    from nestmem.ops.linear.chunk import decay_products
+    from nestmem.ops.gates import gate_products
 
     decay = decays(3, 7)
-    between, since, until = decay_products(decay)
+    between, since, until = gate_products(decay)
     for i in range(7):
         torch.testing.assert_close(since[:, i], decay[:, : i + 1].prod(-1))
         torch.testing.assert_close(until[:, i], decay[:, i + 1 :].prod(-1))

@@ -1,12 +1,16 @@
 """What every rule must satisfy, one test per law. A new rule is one entry in a rule_*.py beside this file."""
 
-import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 
+import nestmem.ops
 from nestmem.core import load_state, save_state
 from nestmem.errors import InputError
 from tests.ops.rules import Rule, every_rule
@@ -16,16 +20,13 @@ rules = pytest.mark.parametrize("rule", EVERY, ids=str)
 
 
 @pytest.fixture(autouse=True)
-def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that nobody wrote is nan, so that reading it shows."""
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-        original = getattr(owner, name)
-
-        def poisoned(*args, original=original, **kwargs):
-            made = original(*args, **kwargs)
-            return made.fill_(float("nan")) if made.is_floating_point() else made
-
-        monkeypatch.setattr(owner, name, poisoned)
+def poison() -> Iterator[None]:
+    """Memory that nobody wrote is nan, inside torch's own operators too, so that reading it shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def made(rule: Rule, batch: int, tokens: int, seed: int = 0) -> tuple[dict, dict]:
@@ -134,6 +135,121 @@ def test_fast_form_has_the_loop_s_gradients(rule: Rule) -> None:
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * max(1.0, float(b.abs().max())))
 
 
+def learned(rule: Rule, batch: int, tokens: int) -> dict[str, Tensor]:
+    """Initial weights and tokens by name, those that may be learned."""
+    initial, inputs = made(rule, batch, tokens)
+    every = {f"initial {n}": x for n, x in initial.items()} | inputs
+    return {n: x for n, x in every.items() if x.is_floating_point() and n not in rule.constant}
+
+
+def called(rule: Rule, given: dict[str, Tensor], scan=None) -> tuple[Tensor, Any]:
+    """Outputs and state for `learned` tensors."""
+    batch, tokens = next((x.shape[0], x.shape[rule.time]) for n, x in given.items() if n[:8] != "initial ")
+    initial, inputs = made(rule, batch, tokens)
+    first = {n: given.get(f"initial {n}", x) for n, x in initial.items()}
+    return (scan or rule.chunked)(rule.start(first, batch), **{n: given.get(n, x) for n, x in inputs.items()})
+
+
+@rules
+def test_each_argument_may_be_the_only_one_that_is_learned(rule: Rule) -> None:
+    given = learned(rule, 1, length(rule))
+    everything = {n: x.clone().requires_grad_() for n, x in given.items()}
+    expected = torch.autograd.grad(called(rule, everything)[0].square().sum(), list(everything.values()))
+    for (name, x), gradient in zip(given.items(), expected, strict=True):
+        alone = x.clone().requires_grad_()
+        out, _ = called(rule, given | {name: alone})
+        (found,) = torch.autograd.grad(out.square().sum(), alone, create_graph=True)
+        torch.testing.assert_close(
+            found, gradient, rtol=1e-9, atol=1e-9 * max(1.0, float(gradient.abs().max()))
+        )
+        if found.requires_grad:
+            torch.autograd.grad(found.square().sum(), alone)
+
+
+@rules
+def test_gates_of_zero_have_the_loop_s_gradient(rule: Rule) -> None:
+    given = learned(rule, 1, length(rule))
+    gates = [n for n in given if n in ("rate", "momentum", "window", "scale")]
+    if not gates:
+        pytest.skip("no gate of this rule may be 0")
+    for name in gates:
+        zeros = given[name].clone()
+        zeros.narrow(rule.time, 1, 1).zero_()
+        zeros.narrow(rule.time, length(rule) - 1, 1).zero_()
+        found = []
+        for scan in (rule.chunked, rule.recurrent):
+            x = zeros.clone().requires_grad_()
+            out, state = called(rule, given | {name: x}, scan)
+            total = out.square().sum() + sum(t.square().sum() for t in tensors(state) if t.requires_grad)
+            found.append(torch.autograd.grad(total, x)[0])
+        torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8 * max(1.0, float(found[1].abs().max())))
+
+
+@rules
+def test_gradients_reach_back_through_a_state(rule: Rule) -> None:
+    total, middle = length(rule), rule.chunk + 1
+    found = []
+    for split in (False, True):
+        initial, inputs = made(rule, 1, total)
+        leaves = [x.requires_grad_() for x in (*initial.values(), *inputs.values()) if x.is_floating_point()]
+        state = rule.start(initial, 1)
+        if split:
+            first, state = rule.chunked(state, **cut(rule, inputs, 0, middle))
+            second, _ = rule.chunked(state, **cut(rule, inputs, middle, total))
+            out = torch.cat([first, second], rule.time)
+        else:
+            out, _ = rule.chunked(state, **inputs)
+        found.append(
+            torch.autograd.grad(out.square().sum(), leaves, allow_unused=True, materialize_grads=True)
+        )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * max(1.0, float(b.abs().max())))
+
+
+@rules
+def test_torch_s_checkpoint_gives_the_same_gradient(rule: Rule) -> None:
+    if rule.name.startswith("endtoend"):
+        pytest.skip("torch.func.grad refuses saved tensor hooks; this rule has its own checkpoint")
+    given = {n: x.requires_grad_() for n, x in learned(rule, 1, length(rule)).items()}
+    leaves = list(given.values())
+    plain = torch.autograd.grad(called(rule, given)[0].square().sum(), leaves)
+
+    def run(*values: Tensor) -> Tensor:
+        return called(rule, dict(zip(given, values, strict=True)))[0].square().sum()
+
+    saved = torch.autograd.grad(checkpoint(run, *leaves, use_reentrant=False), leaves)
+    assert all(torch.equal(a, b) for a, b in zip(plain, saved, strict=True))
+
+
+@rules
+def test_autocast_leaves_the_state_alone(rule: Rule) -> None:
+    if rule.name.startswith("endtoend"):
+        pytest.skip("its step is the model's own computation, which autocast is for")
+    given = {n: x.float().requires_grad_() for n, x in learned(rule, 2, length(rule)).items()}
+    leaves = list(given.values())
+    for scan in (rule.chunked, rule.recurrent):
+        plain, _ = called(rule, given, scan)
+        expected = torch.autograd.grad(plain.square().sum(), leaves)
+        with torch.autocast("cpu", torch.bfloat16):
+            out, state = called(rule, given, scan)
+        found = torch.autograd.grad(out.square().sum(), leaves)
+        assert torch.equal(out, plain)
+        assert all(t.dtype == torch.float32 for t in tensors(state) if t.is_floating_point())
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@rules
+def test_strided_and_expanded_inputs(rule: Rule) -> None:
+    initial, inputs = made(rule, 1, length(rule))
+    state = rule.start(initial, 2)
+    twice = {n: x.expand(2, *x.shape[1:]) for n, x in inputs.items()}
+    plain, _ = rule.chunked(state, **{n: x.contiguous() for n, x in twice.items()})
+    expanded, _ = rule.chunked(state, **twice)
+    strided = {n: x.transpose(1, -1).contiguous().transpose(1, -1) for n, x in twice.items()}
+    torch.testing.assert_close(expanded, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(rule.chunked(state, **strided)[0], plain, rtol=1e-12, atol=1e-12)
+
+
 @rules
 def test_no_token_sees_the_future(rule: Rule) -> None:
     total = length(rule)
@@ -150,7 +266,6 @@ def test_no_token_sees_the_future(rule: Rule) -> None:
         out_other, _ = rule.chunked(state, **other)
         changed = (out_other != out).transpose(0, rule.time).flatten(1).any(1)
         assert not changed[:at].any(), f"token {at} changed an earlier output"
-        assert changed[at:].any(), f"token {at} changed nothing"
 
 
 @rules
@@ -249,14 +364,6 @@ def test_half_precision_state_is_an_error(rule: Rule) -> None:
 
 
 def test_every_folder_of_ops_has_a_rule() -> None:
-    from pathlib import Path
-
-    import nestmem.ops
-
-    folders = {p.name for p in Path(nestmem.ops.__file__).parent.iterdir() if (p / "chunk.py").exists()}
+    folders = {path.parent.name for path in Path(nestmem.ops.__file__).parent.glob("*/chunk.py")}
     assert folders == {rule.name.split()[0] for rule in EVERY}
-
-
-def test_rules_are_values() -> None:
     assert len({rule.name for rule in EVERY}) == len(EVERY)
-    assert all(dataclasses.is_dataclass(rule) for rule in EVERY)

@@ -16,13 +16,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Objective, Period
+from nestmem.core.activations import ACTIVATIONS
 from nestmem.core.checks import transformed
 from nestmem.core.model import Weights
-from nestmem.ops.deep.activations import ACTIVATIONS
 from nestmem.ops.deep.mixing import Mixing, averaged, titans
 from nestmem.ops.deep.state import checked
+from nestmem.ops.derivative import again, without_autocast
+from nestmem.ops.gates import banded, since_start
 
 
+@without_autocast
 def chunked(
     queries: Tensor,
     keys: Tensor,
@@ -87,7 +90,7 @@ def chunked(
         for each in zip(first, *([_matrices(model, state.slots[second])] if second else []), strict=True)
     ]
     # torch.func and compile look inside, where the derivative by hand cannot be seen through.
-    plainly = transformed()
+    plainly = transformed() or not torch.is_grad_enabled()
     span, outputs = Span(plain, objective), []
     parts = zip(spans, q_spans, k_spans, v_spans, thresholds, mixings, strict=True)
     for (start, _), q_n, k_e, v_e, threshold, mixing in parts:
@@ -260,6 +263,18 @@ def _combined(row: Sequence[Tensor | None], stack: Sequence[Tensor]) -> Tensor:
     return torch.zeros_like(stack[0]) if total is None else total
 
 
+class _Plain(NamedTuple):
+    """Span with flat arguments and results."""
+
+    span: Span
+    s: int
+    given: bool
+
+    def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
+        out, new, _ = self.span(*_unpack(self.span, self.s, self.given, inputs))
+        return out, *itertools.chain(*new)
+
+
 class _HandWritten(torch.autograd.Function):
     """Span with its derivative by hand, each product once. Autograd through Span is its witness, and gives the
     derivatives of the derivative.
@@ -278,15 +293,17 @@ class _HandWritten(torch.autograd.Function):
         return out, *itertools.chain(*new)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, d_out: Tensor | None, *d_new: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        inputs, leaves = tensors[: ctx.count], tensors[ctx.count :]
         if torch.is_grad_enabled():
-            return None, None, None, *_again(ctx, d_out, *d_new)
+            plain = _Plain(ctx.span, ctx.s, ctx.given)
+            return None, None, None, *again(plain, inputs, ctx.needs_input_grad[3:], (d_out, *d_new))
         span: Span = ctx.span
         depth, sizes, s = span.model.depth, span.model.sizes, ctx.s
-        q, k, v, threshold, norm, mixing, stacks, anchors = _unpack(
-            span, s, ctx.given, ctx.saved_tensors[: ctx.count]
-        )
-        saved: Saved = pytree.tree_unflatten(ctx.saved_tensors[ctx.count :], ctx.structure)
+        q, k, v, threshold, norm, mixing, stacks, anchors = _unpack(span, s, ctx.given, inputs)
+        saved: Saved = pytree.tree_unflatten(leaves, ctx.structure)
         x, d, y, overlap = saved.x, saved.d, saved.y, saved.overlap
         if d_out is None:
             d_out = torch.zeros_like(span.output(q, saved.u, *norm))
@@ -392,18 +409,6 @@ class _HandWritten(torch.autograd.Function):
         )
 
 
-def _again(ctx: Any, *gradients: Tensor | None) -> list[Tensor | None]:
-    """The same gradients by autograd through Span, so that they can be differentiated again."""
-    # Aliases, so that a tensor given in two places has its own gradient in each.
-    inputs = [None if x is None else x.view_as(x) for x in ctx.saved_tensors[: ctx.count]]
-    out, new, _ = ctx.span(*_unpack(ctx.span, ctx.s, ctx.given, inputs))
-    pairs = [(x, g) for x, g in zip((out, *itertools.chain(*new)), gradients, strict=True) if g is not None]
-    outputs, given = zip(*pairs, strict=True)
-    learned = [x for x, needed in zip(inputs, ctx.needs_input_grad[3:], strict=True) if needed]
-    found = iter(torch.autograd.grad(outputs, learned, given, create_graph=True, allow_unused=True))
-    return [next(found) if needed else None for needed in ctx.needs_input_grad[3:]]
-
-
 def _pack(
     q: Tensor, k: Tensor, v: Tensor, threshold: Any, norm: Any, mixing: Mixing, stacks: Any, anchors: Any
 ) -> list[Any]:
@@ -463,12 +468,7 @@ def _mixings(
 ) -> list[Mixing]:
     """One Mixing per span; spans of one length that all end their chunk, or all do not, are computed together."""
     kind = state.weights["0"].dtype
-    window = gates.window
-    if window is not None:
-        # Before the first token there is nothing to look back at.
-        age = torch.arange(window.shape[-1], device=window.device)
-        place = state.position + torch.arange(window.shape[2], device=window.device)
-        window = window * (age <= place[:, None])
+    window = None if gates.window is None else since_start(gates.window, state.position)
     parts = {
         "rate": gates.rate,
         "decay": gates.decay,
@@ -486,7 +486,8 @@ def _mixings(
         stop = start + count * size
         cut = {name: x[:, start:stop].unflatten(1, (count, size)) for name, x in parts.items()}
         if scale is None:
-            together = titans(cut["rate"], cut["decay"], cut.get("momentum"), cut.get("window"))
+            band = banded(cut["window"]) if "window" in cut else None
+            together = titans(cut["rate"], cut["decay"], cut.get("momentum"), band)
         else:
             together = averaged(cut["rate"], cut["scale"], ends)
         found += together.unbind()

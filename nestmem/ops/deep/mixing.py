@@ -12,12 +12,13 @@ Legend: B batch, H heads, N spans done at once, n tokens of a span, e = n + wind
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from nestmem.ops.gates import gate_products
 
 
 @dataclass(frozen=True)
@@ -52,45 +53,26 @@ class Mixing:
         return [Mixing.of(each, len(self.read)) for each in zip(*columns, strict=True)]
 
 
-def products(gate: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of a gate over spans: [.., n] -> p [.., n] with p_t = prod_{l<=t} gate_l, and P [.., n, n] with
-    P_ti = prod_{i<l<=t} gate_l for i <= t, else 0.
-
-    Sums of logarithms in float64, so that a long decay does not cost the short ones their digits. Products far
-    below the dtype's resolution are 0 (and so is their outer gradient): as denormal numbers they would slow every
-    matrix product many times.
-    """
-    smallest = 2.5 * math.log(torch.finfo(gate.dtype).eps)
-    logs = gate.double().log().clamp_min(2 * smallest).cumsum(-1)
-    differences = (logs[..., :, None] - logs[..., None, :]).to(gate.dtype)
-    above = torch.ones(gate.shape[-1], gate.shape[-1], dtype=torch.bool, device=gate.device).triu(1)
-    matrix = differences.masked_fill(above | (differences <= smallest), -torch.inf).exp()
-    logs = logs.to(gate.dtype)
-    return logs.masked_fill(logs <= smallest, -torch.inf).exp(), matrix
-
-
-def titans(
-    rate: Tensor, decay: Tensor | None, momentum: Tensor | None, window: Tensor | None = None
-) -> Mixing:
+def titans(rate: Tensor, decay: Tensor | None, momentum: Tensor | None, band: Tensor | None = None) -> Mixing:
     """S_t = momentum_t S_{t-1} - rate_t g_t;  W_t = decay_t W_{t-1} + S_t  (Titans, arXiv 2501.00663, eq. 13-14).
 
-    Gates [.., n]; None means decay 1 or no momentum (then the stack is the weights alone). With `window`
-    [.., n, c], g_t is the Omega rule's sum over the last c tokens (Atlas, arXiv 2505.23735, eq. 9).
+    Gates [.., n]; None means decay 1 or no momentum (then the stack is the weights alone). With `band` [.., n, e]
+    (`ops.gates.banded`), g_t is the Omega rule's weighted sum over a window (Atlas, arXiv 2505.23735).
     """
     n = rate.shape[-1]
     kept = chain = None
     if momentum is None:
         steps = torch.diag_embed(rate)
     else:
-        kept, chain = products(momentum)
+        chain, kept, _ = gate_products(momentum)
         steps = chain * rate[..., None, :]
-    if window is not None:
-        steps = steps @ banded(window)
+    if band is not None:
+        steps = steps @ band
     if decay is None:
         weights, chain = torch.ones_like(rate), torch.ones(n, n, dtype=rate.dtype, device=rate.device).tril()
     else:
-        weights, chain = products(decay)
-    plain = momentum is None and window is None
+        chain, weights, _ = gate_products(decay)
+    plain = momentum is None and band is None
     gradients = chain * rate[..., None, :] if plain else chain @ steps
     if kept is None:
         return Mixing((weights[..., None],), gradients, ((_last(weights),),), (_last_row(gradients),))
@@ -128,10 +110,3 @@ def _last(gate: Tensor) -> Tensor:
 def _last_row(matrix: Tensor) -> Tensor:
     """[.., n, e] -> [.., e, 1]."""
     return matrix[..., -1, :, None]
-
-
-def banded(window: Tensor) -> Tensor:
-    """Weights by age [.., n, c] as a matrix [.., n, n + c - 1]: row t holds token t - j at column t + c - 1 - j."""
-    n, c = window.shape[-2:]
-    padded = torch.nn.functional.pad(window.flip(-1), (0, n))
-    return padded.flatten(-2)[..., : n * (n + c - 1)].unflatten(-1, (n, n + c - 1))

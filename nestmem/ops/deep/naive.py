@@ -8,8 +8,10 @@ from torch import Tensor
 from nestmem.core import L2, MLP, Gates, MemoryState, Objective
 from nestmem.core.model import Weights
 from nestmem.ops.deep.state import checked
+from nestmem.ops.derivative import without_autocast
 
 
+@without_autocast
 def recurrent(
     queries: Tensor,
     keys: Tensor,
@@ -27,6 +29,8 @@ def recurrent(
     """Arguments, result and errors of `chunked`; the definition it must agree with."""
     objective = objective or L2()
     gates = checked(queries, keys, values, gates, state, model, chunk, window, scale, check)
+    kind, given = state.weights["0"].dtype, queries.dtype
+    queries, keys, values, gates = (x.to(kind) for x in (queries, keys, values, gates))
     outputs = []
     for t in range(keys.shape[2]):
         k, v, q = keys[:, :, t : t + 1], values[:, :, t : t + 1], queries[:, :, t : t + 1]
@@ -68,7 +72,7 @@ def recurrent(
         recent = (past_k[:, :, 1:], past_v[:, :, 1:]) if window > 1 else None
         state = state.replace(weights=weights, slots=slots, recent=recent, position=state.position + 1)
         outputs.append(model(weights, q))
-    return torch.cat(outputs, 2), state
+    return torch.cat(outputs, 2).to(given), state
 
 
 def _at(gate: Tensor, weight: Tensor) -> Tensor:

@@ -11,9 +11,12 @@ from torch import Tensor
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
 from nestmem.ops.delta.inputs import prepare
-from nestmem.ops.linear.chunk import decay_products, spans
+from nestmem.ops.derivative import without_autocast
+from nestmem.ops.gates import gate_products
+from nestmem.ops.linear.chunk import spans
 
 
+@without_autocast
 def chunked(
     queries: Tensor,
     keys: Tensor,
@@ -110,7 +113,7 @@ def _span(
         q_in, k_in, k_out, kept = q, k_rate, k, None
         scores = scores.tril()
     else:
-        between, since, until = decay_products(decay)
+        between, since, until = gate_products(decay)
         lower, scores = lower * between, scores * between
         q_in, k_in, k_out = (
             q * since[..., None],

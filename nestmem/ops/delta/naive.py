@@ -7,8 +7,10 @@ from torch import Tensor
 
 from nestmem.core.memory import MemoryState
 from nestmem.ops.delta.inputs import prepare
+from nestmem.ops.derivative import without_autocast
 
 
+@without_autocast
 def recurrent(
     queries: Tensor,
     keys: Tensor,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestmem.core import GradientDescent, InnerOptimizer, State, Weights, state, static
-from nestmem.core.checks import check_finite, check_state_kind, transformed
+from nestmem.core.checks import check_finite, check_range, check_state_kind, transformed
 from nestmem.core.optimizer import Slots
 from nestmem.errors import InputError
 
@@ -46,21 +46,23 @@ class Level:
     optimizer: InnerOptimizer = field(default_factory=GradientDescent)
 
     def __post_init__(self) -> None:
-        if self.period is not None and (not isinstance(self.period, int) or self.period < 1):
+        whole = isinstance(self.period, int) and not isinstance(self.period, bool)
+        if self.period is not None and (not whole or self.period < 1):
             raise InputError(
                 f"period is a whole number of tokens, at least 1, or None for never; got {self.period!r}"
             )
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not 0 < self.clip < float("inf"):
             raise InputError(f"clip is a positive norm, or None; got {self.clip}")
-        for name, low, high in (("rate", 0, float("inf")), ("decay", 0, 1), ("momentum", 0, 1)):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                if value.ndim:
-                    raise InputError(f"{name} is one number for the level; got shape {list(value.shape)}")
-            elif not low <= value <= high or (name == "decay" and value == 0):
-                raise InputError(
-                    f"{name} is {value}, outside {'(' if name == 'decay' else '['}{low}, {high}]"
-                )
+        for name, *bounds in (
+            ("rate", 0.0, float("inf")),
+            ("decay", 0.0, 1.0, False),
+            ("momentum", 0.0, 1.0),
+        ):
+            value = torch.as_tensor(getattr(self, name))
+            if value.ndim:
+                raise InputError(f"{name} is one number for the level; got shape {list(value.shape)}")
+            check_finite(name, value)
+            check_range(name, value, *bounds)
 
 
 @state

@@ -28,12 +28,16 @@ def recurrent(
     """The definition of `chunked`, which describes the arguments. Nothing is checkpointed."""
     written, unit, tokens = accept(inputs, state, levels, chunk, check)
     rows = [
-        _sequence(step, outer, _row(inputs, b), state, b, written, unit, tokens, second_order)
+        _sequence(step, outer, _row(inputs, b), state, b, written, unit, tokens, second_order, check)
         for b in range(pytree.tree_leaves(inputs)[0].shape[0])
     ]
     losses, outputs, parts = (
         pytree.tree_map(lambda *x: torch.stack(x), *each) for each in zip(*rows, strict=True)
     )
+    given = pytree.tree_leaves((outer, inputs, state, [level.rate for _, level, _ in written]))
+    if not torch.is_grad_enabled() or not any(isinstance(x, Tensor) and x.requires_grad for x in given):
+        # Nothing outside is learned: the graph of the inner gradients ends here.
+        losses, outputs, parts = pytree.tree_map(Tensor.detach, (losses, outputs, parts))
     weights, slots, gradients, carry, live, pending = parts
     after = state.replace(
         weights=weights, slots=slots, gradients=gradients, carry=carry, live=live, pending=pending
@@ -51,6 +55,7 @@ def _sequence(
     chunk: int,
     tokens: int,
     second_order: bool,
+    check: bool,
 ) -> tuple[Tensor, Any, tuple]:
     """The tokens of one sequence, from the start of the chunk that the state stands in."""
     weights, slots, gradients = _row((state.weights, state.slots, state.gradients), row)
@@ -89,9 +94,13 @@ def _sequence(
             if not second_order:
                 found = [g.detach() for g in found]
             new = dict(zip(point, found, strict=True))
-            check_results(
-                losses[None], {n: g[None] for n, g in new.items()}, (begin + start) // chunk, begin + start
-            )
+            if check:
+                check_results(
+                    losses[None],
+                    {n: g[None] for n, g in new.items()},
+                    (begin + start) // chunk,
+                    begin + start,
+                )
             weights, slots, gradients = _write(weights, slots, gradients, new, begin + stop, written)
             carry = live
     losses = torch.cat(all_losses)[waiting:]

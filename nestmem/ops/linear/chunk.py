@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
+from nestmem.ops.derivative import without_autocast
+from nestmem.ops.gates import gate_products
 from nestmem.ops.linear.inputs import accumulator, check_decay, check_inputs
 
 # Tokens (times batch and heads) whose C x C matrices are held at a time. More leave the caches of a CPU core.
@@ -28,6 +30,7 @@ def retention_decay(
     return 1 - 2.0 ** (-5 - torch.arange(heads, dtype=dtype, device=device))
 
 
+@without_autocast
 def chunked(
     queries: Tensor,
     keys: Tensor,
@@ -150,7 +153,7 @@ def _span(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, s: Tensor) -> t
             decay = decay[None, :, None, None].expand(1, -1, 1, length)
         else:
             decay = decay.unflatten(2, (-1, length))
-        between, since, until = decay_products(decay)
+        between, since, until = gate_products(decay)
         scores = (q @ k.mT) * between
         q_in, k_out = q * since[..., None], k * until[..., None]
         kept = since[..., -1:, None]
@@ -163,48 +166,13 @@ def _span(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, s: Tensor) -> t
     return scores @ v + q_in @ torch.stack(states, dim=2), s
 
 
-def decay_products(decay: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Products of a chunk's decays [..., C]: between any two tokens, since the start, until the end.
-
-        between[i, j] = decay_{j+1} ... decay_i for j <= i, else 0        [..., C, C]
-        since[i]      = decay_1 ... decay_i                               [..., C]
-        until[j]      = decay_{j+1} ... decay_C                           [..., C]
-
-    Blocks of 1, 2, 4, ... tokens are joined two by two, so every number is a product of factors in (0, 1]: nothing
-    is divided, no logarithm is taken, and a decay near 0 underflows to the 0 that it means.
-
-    >>> between, since, until = decay_products(torch.tensor([0.5, 0.25, 0.5]))
-    >>> between[2], since, until
-    (tensor([0.1250, 0.5000, 1.0000]), tensor([0.5000, 0.1250, 0.0625]), tensor([0.1250, 0.5000, 1.0000]))
-    """
-    length = decay.shape[-1]
-    padded = 1 << (length - 1).bit_length()
-    # Ones behind the last token change no product in front of them.
-    since = (F.pad(decay, (0, padded - length), value=1.0) if padded > length else decay)[..., None]
-    until = torch.ones_like(since)
-    between = until[..., None]
-    while since.shape[-2] > 1:
-        since_l, since_r = since.unflatten(-2, (-1, 2)).unbind(-2)
-        until_l, until_r = until.unflatten(-2, (-1, 2)).unbind(-2)
-        left, right = between.unflatten(-3, (-1, 2)).unbind(-3)
-        size = left.shape[-1]
-        below = torch.cat([since_r[..., :, None] * until_l[..., None, :], right], dim=-1)
-        between = torch.cat([F.pad(left, (0, size)), below], dim=-2)
-        until = torch.cat([until_l * since_r[..., -1:], until_r], dim=-1)
-        since = torch.cat([since_l, since_l[..., -1:] * since_r], dim=-1)
-    between, since, until = between[..., 0, :, :], since[..., 0, :], until[..., 0, :]
-    if padded > length:
-        between, since, until = between[..., :length, :length], since[..., :length], until[..., :length]
-    return between, since, until
-
-
 def channel_scores(q: Tensor, k: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores of a chunk with a decay per key channel, q, k, decay [..., C, K] with C a power of two.
 
         scores[i, j] = sum_c q_ic k_jc decay_{j+1,c} ... decay_{i,c} for j <= i, else 0        [..., C, C]
 
     with q times the products since the start, k times those until the end, and the product over the chunk [..., K].
-    Joins blocks as `decay_products` does: the right block's queries decay from the border that it has with the left
+    Joins blocks as `gate_products` does: the right block's queries decay from the border that it has with the left
     block, the left block's keys up to it, so that both factors are at most 1. The usual k / (decay_1 ... decay_j)
     overflows float32 once the decays of a chunk multiply to less than 1e-38.
     """

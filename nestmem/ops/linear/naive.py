@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from nestmem.core.memory import MemoryState
+from nestmem.ops.derivative import without_autocast
 from nestmem.ops.linear.inputs import accumulator, check_decay, check_inputs
 
 
+@without_autocast
 def recurrent(
     queries: Tensor,
     keys: Tensor,

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Model, Objective, Period, Weights, newton_schulz
+from nestmem.ops.derivative import without_autocast
+from nestmem.ops.gates import banded, gate_products, since_start
 from nestmem.ops.muon.gated import Gated
 from nestmem.ops.muon.start import Per, accept
 from nestmem.ops.recompute import recomputed
 
 
+@without_autocast
 def chunked(
     queries: Tensor,
     keys: Tensor,
@@ -123,10 +126,13 @@ def _tokens(
     gradients, _ = model.gradients(anchor, k, v, objective)
 
     tokens = q.shape[2]
-    seen = gates.rate[..., None] * _band(gates.window, tokens, state.position, gates.rate)
-    momenta = _products(gates.momentum) @ seen
-    kept_momentum = gates.momentum.cumprod(-1)[..., None]
-    decays, kept = _products(gates.decay), gates.decay.cumprod(-1)[..., None]
+    between, kept_momentum, _ = gate_products(gates.momentum)
+    momenta = between * gates.rate[..., None, :]
+    if gates.window is not None:
+        momenta = momenta @ banded(since_start(gates.window, state.position))
+    kept_momentum = kept_momentum[..., None]
+    decays, kept, _ = gate_products(gates.decay)
+    kept = kept[..., None]
     weights, last = {}, {}
     for name, w in state.weights.items():
         old = state.slots["momentum"][name]
@@ -220,32 +226,6 @@ def _summed(
         if f"{name}.bias" in weights:
             total[f"{name}.bias"] = weighted.sum(-2)
     return total
-
-
-def _products(gate: Tensor) -> Tensor:
-    """[B, H, C] -> [B, H, C, C] with the product of gate_i over j < i <= t at (t, j); zeros above the diagonal.
-
-    A running product, not a difference of logarithms: a gate of exactly 0 is a clean cut.
-    """
-    n = gate.shape[-1]
-    below = torch.ones(n, n, dtype=torch.bool, device=gate.device).tril(-1)
-    return torch.where(below, gate[..., :, None], 1.0).cumprod(-2).tril()
-
-
-def _band(window: Tensor | None, tokens: int, position: int, like: Tensor) -> Tensor:
-    """The window [B, H, C, c] as a matrix [.., C, c - 1 + C] over the tokens that the piece looks at.
-
-    Row t weighs column t + c - 1 - j with window[t, j], and nothing that lies before the sequence's first token.
-    """
-    if window is None:
-        return torch.eye(tokens, dtype=like.dtype, device=like.device)
-    width = window.shape[-1]
-    t = torch.arange(tokens, device=like.device)[:, None]
-    column = torch.arange(width - 1 + tokens, device=like.device)[None]
-    back = t + width - 1 - column
-    inside = (back >= 0) & (back < width) & (back <= position + t)
-    weights = window.gather(-1, back.clamp(0, width - 1).expand(*window.shape[:2], -1, -1))
-    return torch.where(inside, weights, 0.0)
 
 
 def _as(gate: Tensor, weight: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestmem.core.model import ACTIVATIONS, Weights
+from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
+from nestmem.core.model import Weights
 from nestmem.core.objective import Objective
 from nestmem.errors import InputError
 
@@ -65,7 +66,7 @@ class Gated:
 
     def __call__(self, weights: Weights, keys: Tensor) -> Tensor:
         """[B, H, T, K] -> [B, H, T, V]."""
-        function = ACTIVATIONS[self.activation][0]
+        function = FUNCTIONS[self.activation]
         prediction = (function(keys @ weights["gate"]) * (keys @ weights["up"])) @ weights["down"]
         return keys + prediction if self.residual else prediction
 
@@ -78,15 +79,14 @@ class Gated:
         threshold: Tensor | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Each matrix's input x [B, H, T, I] and error d = dloss/d(x W) [B, H, T, O]."""
-        function, derivative = ACTIVATIONS[self.activation]
         gate, up = keys @ weights["gate"], keys @ weights["up"]
-        opened = function(gate)
+        opened, slope, _ = ACTIVATIONS[self.activation](gate, False)
         hidden = opened * up
         prediction = hidden @ weights["down"]
         error = objective.gradient(keys + prediction if self.residual else prediction, values, threshold)
         back = error @ weights["down"].mT
         return {
-            "gate": (keys, back * up * derivative(gate)),
+            "gate": (keys, back * up * slope),
             "up": (keys, back * opened),
             "down": (hidden, error),
         }

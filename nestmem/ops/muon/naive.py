@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nestmem.core import L2, MemoryState, Model, Objective, Weights, newton_schulz
+from nestmem.ops.derivative import without_autocast
 from nestmem.ops.muon.start import Per, accept
 
 
+@without_autocast
 def recurrent(
     queries: Tensor,
     keys: Tensor,

@@ -86,7 +86,8 @@ def accept(
     if per == "token" and renormalize:
         raise InputError('renormalize goes with per="chunk"; a token\'s weights are not renormalised')
     check_tokens(queries=queries, keys=keys, values=values, numbers=check)
-    gates = Gates(rate=rate, decay=decay, momentum=momentum, window=window).expand(keys)
+    kind = torch.float64 if keys.dtype == torch.float64 else torch.float32
+    gates = Gates(rate=rate, decay=decay, momentum=momentum, window=window).expand(keys.to(kind))
     if window is not None and window.shape[:3] != keys.shape[:3]:
         raise InputError(
             f"window is [B, H, T, c] with {list(keys.shape[:3])} of keys; got shape {list(window.shape)}"
@@ -97,7 +98,6 @@ def accept(
     check_gates(gates if width > 1 else gates.replace(window=None), keys, window=width, numbers=check)
     some = next(iter(state.weights.values()))
     check_state_kind("state.weights", some)
-    kind = torch.float64 if keys.dtype == torch.float64 else torch.float32
     if some.dtype != kind:
         raise InputError(
             f"keys {keys.dtype} go with a {kind} state; state.weights is {some.dtype}: use state.to({kind})"

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nestmem.core import L2, Dot, MemoryState, Objective, Period, Weights
+from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
 from nestmem.core.checks import transformed
-from nestmem.core.model import ACTIVATIONS
+from nestmem.ops.derivative import without_autocast
 from nestmem.ops.selfmod import rule
 from nestmem.ops.selfmod.fused import EPS2, Read, Update
 from nestmem.ops.selfmod.rule import Readout
@@ -41,6 +42,7 @@ class Setting(NamedTuple):
     fused: bool = False
 
 
+@without_autocast
 def chunked(
     queries: Tensor,
     x: Tensor,
@@ -185,7 +187,7 @@ def _apply(stack: Stack, which: slice, inputs: Tensor, setting: Setting) -> Tens
     if stack.second is None:
         return hidden
     second = stack.second.view(groups, setting.memories, dim, -1)[:, which]
-    return inputs[:, None] + second @ ACTIVATIONS[setting.activation][0](hidden)
+    return inputs[:, None] + second @ FUNCTIONS[setting.activation](hidden)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -204,7 +206,7 @@ def _piece(
 ) -> tuple[Tensor, Stack]:
     """Tokens that share one anchor: q, x [G, D, C] -> outputs [G, D, C] and the memories after the last token."""
     groups, dim, tokens = x.shape
-    m, act = setting.memories, ACTIVATIONS[setting.activation][0]
+    m, act = setting.memories, FUNCTIONS[setting.activation]
     rate_weight, rate_bias, decay_weight, decay_bias = gates
 
     fused = now is anchor and setting.fused
@@ -260,7 +262,7 @@ def _piece(
     if setting.activation == "gelu":
         error_0 = torch.ops.aten.gelu_backward(back, z_k)
     else:
-        error_0 = back * ACTIVATIONS[setting.activation][1](z_k)
+        error_0 = back * ACTIVATIONS[setting.activation](z_k, False)[1]
     error_0 = error_0.view(groups, -1, tokens)
     hidden_k = hidden[..., :tokens]
     if same:

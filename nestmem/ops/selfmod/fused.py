@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestmem.ops.derivative import again, without_autocast
+
 # the same as in core.unit, squared
 EPS2 = 1e-6 * 1e-6
 GELU = torch.ops.aten.gelu.default
@@ -43,10 +45,13 @@ class Read(torch.autograd.Function):
         return out
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, d_out: Tensor) -> Any:
         first, second, q, x, z, hidden = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _by_autograd(read_plain, (first, second, q, x), (d_out,))
+            return tuple(
+                again(lambda *w: (read_plain(*w),), (first, second, q, x), ctx.needs_input_grad, (d_out,))
+            )
         width, tokens = second.shape[-1], q.shape[-1]
         d = d_out.reshape(second.shape[0], -1, tokens)
         d_second = torch.bmm(d, hidden.view(-1, width, tokens).mT)
@@ -153,12 +158,14 @@ class Update(torch.autograd.Function):
         return after
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *d_after: Tensor) -> Any:
         first, second, k, v, relative, step, left, *rest = ctx.saved_tensors
         a, b = ctx.scale
         if torch.is_grad_enabled():
             inputs = (first, second, k, v, relative, step, left)
-            return *_by_autograd(lambda *w: update_plain(*w, ctx.scale), inputs, d_after), None
+            found = again(lambda *w: update_plain(*w, ctx.scale), inputs, ctx.needs_input_grad[:7], d_after)
+            return *found, None
         z_k, z_v, x_k, x_v, p_k, back, slope, error_0, error_1, step_1, left_1, *kept = rest
         groups, dim, tokens = k.shape
         memories = second.shape[0] // groups
@@ -194,12 +201,3 @@ class Update(torch.autograd.Function):
         d_k.baddbmm_(first.mT, d_z).add_(over_memories, alpha=a)
         d_v = torch.baddbmm(over_memories, first.mT, d_z_v, beta=-b)
         return d_first, d_second, d_k, d_v, d_relative, d_step, d_left, None
-
-
-def _by_autograd(
-    function: Any, inputs: tuple[Tensor, ...], d_outputs: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """The derivative as a graph of its own, for derivatives of derivatives."""
-    # One input may come from another (keys from weights), so the derivative is taken for aliases with no past in common.
-    aliases = tuple(x.view_as(x) for x in inputs)
-    return torch.autograd.grad(function(*aliases), aliases, d_outputs, create_graph=True)

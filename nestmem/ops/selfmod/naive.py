@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from nestmem.core import L2, DeltaGradientDescent, MemoryState, Objective, Weights, unit
+from nestmem.ops.derivative import without_autocast
 from nestmem.ops.selfmod import rule
 from nestmem.ops.selfmod.rule import ADAPTIVE, Readout
 
 
+@without_autocast
 def recurrent(
     queries: Tensor,
     x: Tensor,

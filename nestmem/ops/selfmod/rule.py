@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nestmem.core import MLP, Linear, MemoryState, State, Weights, state, static
+from nestmem.core.activations import ACTIVATIONS
 from nestmem.core.checks import check_finite, check_state_kind
-from nestmem.core.model import ACTIVATIONS
 from nestmem.errors import InputError
 
 MEMORIES = ("memory", "keys", "values", "rate", "decay")

@@ -1,10 +1,15 @@
-"""Activations with their first two derivatives, which share the costly part."""
+"""Activations with their first two derivatives, which share the costly part.
+
+The one table of the package. `FUNCTIONS` holds torch's own kernels of the same functions, for where autograd or nobody
+takes the derivative. The law, tested: both agree, and each derivative is autograd's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # z -> (f(z), f'(z), f''(z) or None); the last only if asked for.
@@ -48,4 +53,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor, bool], Derivatives]] = {
     "gelu_tanh": gelu_tanh,
     "silu": silu,
     "relu": relu,
+}
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "silu": F.silu,
+    "relu": F.relu,
 }
