@@ -144,6 +144,7 @@ def check_gate(
 
 
 SPREADS = "a memory would spread it to every later token"
+BROKEN = "what was written broke it: load an earlier state"
 
 
 def check_finite(name: str, x: Tensor, why: str = SPREADS) -> None:
@@ -189,7 +190,7 @@ def check_state(
                 f"{here} is {w.dtype} on {w.device}, {tokens} {keys.dtype} on {keys.device}; make them one kind"
             )
         if numbers:
-            check_finite(here, w, "what was written broke it: load an earlier state")
+            check_finite(here, w, BROKEN)
 
 
 def check_names(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nestmem.core.checks import (
+    BROKEN,
     check_chunk,
     check_delta,
     check_finite,
@@ -219,16 +220,9 @@ class Memory:
                     "weights before that chunk; go on from the state that scan returned"
                 )
             self._check_weights(state.anchor, keys, check, "state.anchor", "keys")
-        # An optimizer may draw numbers for its state, which vmap refuses.
+        # An optimizer may draw numbers for its slots, which vmap refuses.
         if not transformed():
-            # The state of no sequences has every name and shape, and no numbers.
-            expected = self.optimizer.init({n: w.detach()[:0] for n, w in state.weights.items()})
-            check_names(state.slots, expected, label="state.slots", of="optimizer")
-            for slot, parts in expected.items():
-                shapes = {n: x.shape[1:] for n, x in parts.items()}
-                label = f"state.slots[{slot!r}]"
-                check_shapes(state.slots[slot], shapes, keys.shape[:1], label=label, of="optimizer")
-                check_state(state.slots[slot], keys, check, label=label)
+            self._check_slots(state, check)
         if period.reset:
             if state.initial is None:
                 raise InputError(
@@ -238,6 +232,28 @@ class Memory:
             self._check_weights(state.initial, keys, check, "state.initial", "keys")
         if period.window > 1:
             self._check_recent(state, keys, values, check)
+
+    def _check_slots(self, state: MemoryState, check: bool) -> None:
+        """Names, shapes, dtypes and numbers of the slots against those of this memory's optimizer."""
+        some = next(iter(state.weights.values()))
+        # The slots of no sequences have every name and shape, and no numbers.
+        expected = self.optimizer.init({n: w.detach()[:0] for n, w in state.weights.items()})
+        check_names(state.slots, expected, label="state.slots", of="optimizer")
+        for slot, parts in expected.items():
+            label, found = f"state.slots[{slot!r}]", state.slots[slot]
+            # A count of steps may be one for all sequences.
+            shapes = {
+                n: (*some.shape[:1], *x.shape[1:]) if x.shape[:1] == (0,) else x.shape
+                for n, x in parts.items()
+            }
+            check_shapes(found, shapes, (), label=label, of="optimizer")
+            for n, x in found.items():
+                if x.dtype != parts[n].dtype or x.device != some.device:
+                    raise InputError(
+                        f"{label}[{n!r}] is {x.dtype} on {x.device}; expected {parts[n].dtype} on {some.device}"
+                    )
+                if check:
+                    check_finite(f"{label}[{n!r}]", x, BROKEN)
 
     def _check_recent(self, state: MemoryState, keys: Tensor, values: Tensor, check: bool) -> None:
         window = self.period.window

@@ -93,7 +93,7 @@ class Huber:
 
 @dataclass(frozen=True)
 class Lp:
-    """sum_i (e_i^2 + smooth)^(p/2), e = M(k) - v: the l_p bias of Miras' Moneta (arXiv 2504.13173, eq. 21; p = 3).
+    """sum_i (e_i^2 + smooth)^(p/2), e = M(k) - v: the l_p bias of Miras' Moneta (arXiv 2504.13173; p = 3).
 
     `smooth` > 0 keeps the derivatives finite at e = 0 for p < 2. The paper smooths sign and |.| separately, which
     makes its gradient no loss's derivative; here one smoothing does both.

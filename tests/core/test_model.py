@@ -10,7 +10,7 @@ from torch.func import grad, vmap
 
 from nestmem.core import L2, MLP, Dot, Gates, Huber, Linear, Loss, Lp, Memory, Network, Objective
 from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
-from nestmem.core.model import Weights, batched
+from nestmem.core.model import Weights
 from nestmem.errors import InputError
 
 OBJECTIVES = [

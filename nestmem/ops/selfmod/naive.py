@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nestmem.core import L2, DeltaGradientDescent, MemoryState, Objective, Weights, unit
+from nestmem.core import L2, MemoryState, Objective, Weights, unit
+from nestmem.core.activations import FUNCTIONS
+from nestmem.core.optimizer import like
 from nestmem.ops.derivative import without_autocast
 from nestmem.ops.selfmod import rule
 from nestmem.ops.selfmod.rule import ADAPTIVE, Readout
@@ -31,11 +33,8 @@ def recurrent(
     """Self-modifying Titans as a loop over tokens; the arguments and results of `chunked`, which see."""
     chunk_aux = chunk if chunk_aux is None else chunk_aux
     rule.check(queries, x, readout, state, chunk, chunk_aux, activation, read, check)
-    model, optimizer, names = (
-        rule.model_of(state.weights, activation),
-        DeltaGradientDescent(),
-        rule.memories(state.weights),
-    )
+    model, names = rule.model_of(state.weights, activation), rule.memories(state.weights)
+    function = FUNCTIONS[activation]
     given, kind = queries.dtype, next(iter(state.weights.values())).dtype
     queries, x = queries.to(kind), x.to(kind)
 
@@ -67,16 +66,16 @@ def recurrent(
             target = model(of(anchor, memory), v)  # eq. 87
             if detach_target:
                 target = target.detach()
-            gradients, inputs = model.gradients(of(anchor, memory), k, target, objective)
-            after, _ = optimizer.update(  # eq. 88
-                of(weights, memory),
-                {layer: g[:, :, 0] for layer, g in gradients.items()},
-                {},
-                rate,
-                decay,
-                torch.zeros_like(rate),
-                {layer: i[:, :, 0] for layer, i in inputs.items()},
-            )
+            seen = of(anchor, memory)
+            # The target is a constant of the inner problem; outer gradients go through it.
+            g = torch.func.grad(lambda w: objective.loss(model(w, k), target).sum())(seen)  # noqa: B023
+            after: Weights = {}
+            for layer, w in of(weights, memory).items():  # eq. 88
+                h = k if layer == "0" else function(k @ seen["0"])
+                n = unit(h)
+                after[layer] = (
+                    like(decay, w) * w - like(rate, w) * (n.mT @ (n @ w)) - like(rate, w) * g[layer]
+                )
             new |= {f"{memory}.{layer}": w for layer, w in after.items()}
         weights = new
         if read == "token":

@@ -21,9 +21,10 @@ class Readout(State):
     decay_t = sigmoid(<decay_weight, M_decay(x_t)> + decay_bias)
     rate_t  = decay_t rate_max sigmoid(<rate_weight, M_rate(x_t)> + rate_bias)
 
-    so that 0 < decay < 1 and 0 <= rate <= rate_max decay: a write never removes more than there is. The paper gives
-    no range maps and no widths for the two (Nested Learning, arXiv 2512.24695, eq. 86); one number per head is what
-    the chunked form needs.
+    so that 0 < decay < 1 and 0 <= rate <= rate_max decay: forgetting along a key never removes more than there is
+    (the gradient's part of a write comes on top, and may overshoot for large rates). The paper gives no range maps and
+    no widths for the two (Nested Learning, arXiv 2512.24695, eq. 86); one number per head is what the chunked form
+    needs.
 
     rate_weight, decay_weight [H, D], rate_bias, decay_bias [H]; rate_max is a number in (0, 1].
     """
