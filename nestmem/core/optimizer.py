@@ -156,7 +156,7 @@ class DeltaGradientDescent:
 
 @dataclass(frozen=True)
 class NewtonSchulz:
-    """S <- momentum S - rate g;  W <- decay W + NS(S) (Atlas, arXiv 2505.23735, section 5). Biases take S itself."""
+    """S <- momentum S - rate g;  W <- decay W + NS(S) (Atlas, arXiv 2505.23735, section 5). What is no matrix takes S itself."""
 
     steps: int = 5
 
@@ -177,7 +177,8 @@ class NewtonSchulz:
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
         s = {n: like(momentum, g) * slots["momentum"][n] - like(rate, g) * g for n, g in gradients.items()}
-        step = {n: m if n.endswith("bias") else newton_schulz(m, self.steps) for n, m in s.items()}
+        # Behind the gate's own dimensions stand the weight's: two of them for a matrix.
+        step = {n: newton_schulz(m, self.steps) if m.ndim - rate.ndim == 2 else m for n, m in s.items()}
         return {n: like(decay, w) * w + step[n] for n, w in weights.items()}, {"momentum": s}
 
 

@@ -1,6 +1,7 @@
 """What a memory refuses, and whether its message names the argument, what was given and where."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nestmem.core import MLP, DeltaGradientDescent, Gates, Huber, Linear, Memory, Momentum, Period
-from nestmem.core.checks import check_finite, check_range, check_state_kind, check_tokens
+from nestmem.core import (
+    L2,
+    MLP,
+    Adam,
+    DeltaGradientDescent,
+    Dot,
+    Gates,
+    GradientDescent,
+    Huber,
+    Linear,
+    Loss,
+    Lp,
+    Memory,
+    Momentum,
+    Network,
+    Period,
+)
+from nestmem.core.checks import (
+    check_chunk,
+    check_finite,
+    check_names,
+    check_range,
+    check_state,
+    check_state_kind,
+    check_tokens,
+    state_dtype,
+)
 from nestmem.errors import InputError, NestmemError
 
 B, H, T, K, V = 2, 3, 4, 5, 6
@@ -218,7 +244,7 @@ def test_a_window_that_is_no_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["chunk", "window", "reset"])
-@pytest.mark.parametrize("value", [0, -2, 1.5, "4"])
+@pytest.mark.parametrize("value", [0, -2, 1.5, "4", True])
 def test_a_period_is_in_whole_tokens(name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"{name} is a whole number of tokens, at least 1; got {value!r}"):
         Period(**{name: value})  # pyright: ignore[reportArgumentType]
@@ -316,3 +342,240 @@ def test_an_mlp_refuses_the_same(optimizer) -> None:
     memory = Memory(model=MLP((K, 4, V)), optimizer=optimizer)
     state = memory.init(B, H, dtype=torch.float64)
     refuses(r"values have width 6; got \[2, 3, 1, 1\]", memory=memory, state=state, values=random(B, H, T, 1))
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_broken_state(bad: float) -> None:
+    weights = {"0": FRESH.weights["0"].clone()}
+    weights["0"][1, 2, 3, 4] = bad
+    broken = FRESH.replace(weights=weights)
+    message = rf"state.weights\['0'\] \[2, 3, 5, 6\] holds {bad} at \[1, 2, 3, 4\]; .*load an earlier state"
+    with pytest.raises(InputError, match=message):
+        check_state(weights, random(B, H, T, K))
+    with pytest.raises(InputError, match=message):
+        MEMORY.read(broken, random(B, H, T, K))
+    with pytest.raises(InputError, match=message):
+        MEMORY.scan(broken, **tokens())
+    check_state(weights, random(B, H, T, K), numbers=False)
+    MEMORY.read(broken, random(B, H, T, K), check=False)
+    MEMORY.scan(broken, **tokens(), check=False)
+    slots = {"momentum": weights}
+    with pytest.raises(InputError, match=rf"state.slots\['momentum'\]\['0'\] .* holds {bad} at .*earlier"):
+        MEMORY.scan(FRESH.replace(slots=slots), **tokens())
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.0, "2", True, None])
+def test_a_chunk_is_in_whole_tokens(chunk: Any) -> None:
+    with pytest.raises(InputError, match=f"chunk is a whole number of tokens, at least 1; got {chunk!r}"):
+        check_chunk(chunk)
+
+
+def test_a_state_inside_a_chunk_of_another_size() -> None:
+    four, three, eight = (Memory(model=Linear(K, V), period=Period(chunk=c)) for c in (4, 3, 8))
+    given = tokens()
+    fresh = four.init(B, H, dtype=torch.float64)
+    assert fresh.chunk == 0
+    for chunk in (3, 4, 8):
+        check_chunk(chunk, fresh)
+    part = {n: x[:, :, :3] for n, x in given.items()}
+    _, inside = four.scan(fresh, **part)
+    assert (inside.position, inside.chunk) == (3, 4)
+    message = (
+        "inside a chunk of 4 .*chunk={} is asked for; go on with chunk=4, or start a new chunk here with"
+    )
+    for memory in (three, eight):
+        refuses(message.format(memory.period.chunk), memory=memory, state=inside)
+    check_chunk(4, inside)
+    # At the end of a chunk any chunk that starts there goes on, and no other: its anchor would be an old one.
+    _, end = four.scan(fresh, **given)
+    assert end.position == 4
+    check_chunk(2, end)
+    refuses("inside a chunk of 8 .*written with chunk=4.*chunk=8 is asked for", memory=eight, state=end)
+    # What the message proposes works, and takes the gradients at the weights of now.
+    again = end.replace(anchor=end.weights, chunk=8)
+    found, _ = eight.scan(again, **given)
+    expected, _ = four.scan(end, **given)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_chunk_without_its_anchor() -> None:
+    memory = Memory(model=Linear(K, V), period=Period(chunk=4))
+    fresh, given = memory.init(B, H, dtype=torch.float64), tokens()
+    bare, same = (memory.scan(s, **given) for s in (fresh.replace(anchor=None), fresh))
+    assert torch.equal(bare[0], same[0])
+    _, inside = memory.scan(fresh, **{n: x[:, :, :1] for n, x in given.items()})
+    message = "the state stands at token 1, inside a chunk of 4, but has no anchor"
+    refuses(message, memory=memory, state=inside.replace(anchor=None))
+    refuses(message, memory=memory, state=inside.replace(anchor=None), check=False)
+    wrong = {"0": random(B, H, K, V + 1)}
+    refuses(r"state.anchor\['0'\] is \[2, 3, 5, 7\]", memory=memory, state=inside.replace(anchor=wrong))
+    # Where nothing is taken at the anchor, none is needed.
+    current = replace(memory, period=Period(chunk=4, gradient="current"))
+    current.scan(inside.replace(anchor=None), **given)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_state_of_another_model(check: bool) -> None:
+    no: Any = partial(refuses, check=check)
+    plain, biased = (Memory(model=MLP((K, V), bias=bias)) for bias in (False, True))
+    states = [m.init(B, H, dtype=torch.float64) for m in (plain, biased)]
+    no(r"state.weights: \['0.bias'\] too many; it was made for another model", memory=plain, state=states[1])
+    no(
+        r"state.weights: \['0.bias'\] missing; .*start from this memory's init",
+        memory=biased,
+        state=states[0],
+    )
+    no(
+        r"state.weights: \['w'\] missing, \['0'\] too many",
+        memory=Memory(model=Network(lambda w, k: k @ w["w"], {"w": random(K, V)})),
+        state=states[0],
+    )
+    narrow = Memory(model=Linear(K, V - 1)).init(B, H, dtype=torch.float64)
+    no(r"state.weights\['0'\] is \[2, 3, 5, 5\]; this model needs \[2, 3, 5, 6\]", memory=plain, state=narrow)
+    for name, state in (("0.bias", states[1]), ("0", narrow)):
+        with pytest.raises(InputError, match=name):
+            plain.read(state, random(B, H, T, K), check=check)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_state_of_another_optimizer(check: bool) -> None:
+    plain, momentum, adam = (
+        Memory(model=Linear(K, V), optimizer=o) for o in (GradientDescent(), Momentum(), Adam())
+    )
+    made = [m.init(B, H, dtype=torch.float64) for m in (plain, momentum, adam)]
+    no: Any = partial(refuses, check=check)
+    no(
+        r"state.slots: \['momentum'\] missing; it was made for another optimizer",
+        memory=momentum,
+        state=made[0],
+    )
+    no(r"state.slots: \['momentum'\] too many; it was made for another", memory=plain, state=made[1])
+    no(r"\['count', 'mean', 'square'\] missing, \['momentum'\] too many", memory=adam, state=made[1])
+    no(
+        r"state.slots\['momentum'\]: \['0'\] missing",
+        memory=momentum,
+        state=made[1].replace(slots={"momentum": {}}),
+    )
+    for shape in ((1, H, K, V), (B, H, K, 1)):
+        no(
+            r"state.slots\['momentum'\]\['0'\] is \[.*\]; this optimizer needs \[2, 3, 5, 6\]",
+            memory=momentum,
+            state=made[1].replace(slots={"momentum": {"0": random(shape)}}),
+        )
+    no(
+        r"state.slots\['momentum'\]\['0'\] is torch.float32 on cpu; expected torch.float64 on cpu",
+        memory=momentum,
+        state=made[1].replace(slots={"momentum": {"0": torch.zeros(B, H, K, V)}}),
+    )
+
+
+def test_check_names() -> None:
+    check_names({"a": 1}, ["a"])
+    with pytest.raises(InputError, match=r"slots: \['a'\] missing, \['b'\] too many; .*another rule"):
+        check_names({"b": 1}, ["a"], label="slots", of="rule")
+
+
+def test_state_dtype() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert state_dtype(torch.ones(1, dtype=dtype)) == torch.float32
+    assert state_dtype(ones(1)) == torch.float64
+
+
+def test_learned_weights_that_are_not_the_models() -> None:
+    memory = Memory(model=MLP((K, V), bias=True))
+    good = {"0": random(H, K, V), "0.bias": random(H, V)}
+    assert memory.init(B, H, weights=good, dtype=torch.float64).weights["0"].shape == (B, H, K, V)
+    cases: list[tuple[dict, dict, str]] = [
+        ({"0.bias": None}, {}, r"weights: \['0.bias'\] missing"),
+        ({"1": random(H, V, V)}, {}, r"weights: \['1'\] too many"),
+        ({"0": random(H, V, K)}, {}, r"weights\['0'\] is \[3, 6, 5\]; this model needs \[3, 5, 6\]"),
+        ({"0.bias": random(1, V)}, {}, r"weights\['0.bias'\] is \[1, 6\]; this model needs \[3, 6\]"),
+        ({"0": random(B, H, K, V)}, {}, r"weights\['0'\] is \[2, 3, 5, 6\]; this model needs"),
+        ({}, {"heads": H + 1}, r"weights\['0'\] is \[3, 5, 6\], but heads=4"),
+        ({}, {"dtype": torch.float32}, r"weights\['0'\] is torch.float64, but dtype=torch.float32"),
+        ({"0": random(H, K, V).half()}, {}, r"weights\['0'\] is torch.float16; a memory's state is float32"),
+    ]
+    for changes, arguments, message in cases:
+        weights = {n: w for n, w in (good | changes).items() if w is not None}
+        with pytest.raises(InputError, match=message):
+            memory.init(B, weights=weights, **arguments)
+
+
+def test_delta_gradient_descent_needs_a_rate_below_the_decay() -> None:
+    memory = Memory(model=Linear(K, V), optimizer=DeltaGradientDescent())
+    state = memory.init(B, H, dtype=torch.float64)
+    rate = 0.5 * ones(B, H, T)
+    rate[1, 2, 3] = 0.75
+    no: Any = partial(refuses, memory=memory, state=state)
+    no(
+        r"rate is 0.75 and decay 0.5 at \[1, 2, 3\]; DeltaGradientDescent needs rate <= decay",
+        gates=Gates(rate=rate, decay=0.5),
+    )
+    no(r"rate is 1 and decay 0.9 at \[0, 0, 0\]", gates=Gates(decay=0.9))
+    memory.scan(state, **tokens(), gates=Gates(rate=0.5, decay=0.5))
+    memory.scan(state, **tokens(), gates=Gates(rate=rate, decay=0.5), check=False)
+
+
+@pytest.mark.parametrize("objective", [Dot(), L2(), Lp(), Loss(lambda p, v: (p - v).sum())], ids=str)
+@pytest.mark.parametrize("check", [True, False])
+def test_a_threshold_that_the_objective_ignores(objective, check: bool) -> None:
+    refuses(
+        f"Gates.threshold is given, but {type(objective).__name__} has none; use Huber",
+        memory=replace(MEMORY, objective=objective),
+        gates=only("threshold", ones(B, H, T)),
+        check=check,
+    )
+
+
+def test_a_window_outside_its_range_or_of_another_kind() -> None:
+    no: Any = partial(refuses, memory=Memory(model=Linear(K, V), period=Period(window=2)))
+    window = ones(B, H, T, 2)
+    window[1, 0, 3, 1] = -0.5
+    no(r"Gates.window is -0.5 at \[1, 0, 3, 1\], outside \[0, inf\]", gates=Gates(window=window))
+    for check in (True, False):
+        no(
+            "Gates.window is torch.int64 on cpu; expected floating point numbers on cpu",
+            gates=Gates(window=torch.ones(B, H, T, 2, dtype=torch.int64)),
+            check=check,
+        )
+        no(r"Gates.window is torch.float64 on meta", gates=Gates(window=window.to("meta")), check=check)
+
+
+def test_a_state_without_the_tokens_of_its_window() -> None:
+    two, three = (Memory(model=Linear(K, V), period=Period(window=w)) for w in (2, 3))
+    fresh, given = two.init(B, H, dtype=torch.float64), tokens()
+    _, after = two.scan(fresh, **given, gates=Gates(window=ones(B, H, T, 2)))
+    no: Any = partial(refuses, memory=three, gates=Gates(window=ones(B, H, T, 3)))
+    no(r"the recent keys of the state are \[2, 3, 1, 5\]; a window of 3 .* needs \[2, 3, 2, 5\]", state=after)
+    no(
+        "the state stands at token 4, but has no recent tokens for a window of 3",
+        state=after.replace(recent=None),
+    )
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_what_read_refuses(check: bool) -> None:
+    read: Any = partial(MEMORY.read, check=check)
+    one = MEMORY.init(1, H, dtype=torch.float64)
+    for state, queries, message in (
+        (
+            one,
+            random(B, H, T, K),
+            r"state.weights\['0'\] \[1, 3, 5, 6\] and queries \[2, 3, 4, 5\] differ in batch",
+        ),
+        (FRESH, random(1, H, T, K), r"\[2, 3, 5, 6\] and queries \[1, 3, 4, 5\] differ in batch"),
+        (FRESH, random(B, 1, T, K), "differ in batch or heads"),
+        (FRESH, random(H, T, K), r"queries is \[B, H, T, width\]; got shape \[3, 4, 5\]"),
+        (FRESH, torch.ones(B, H, T, K, dtype=torch.int64), "queries holds torch.int64"),
+        (FRESH, random(B, H, T, K).float(), "is torch.float64 on cpu, queries torch.float32 on cpu"),
+        (FRESH.to(torch.float16), random(B, H, T, K), "is torch.float16; a memory's state is float32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(state, queries)
+    queries = random(B, H, T, K)
+    queries[1, 1, 2, 0] = NAN
+    if check:
+        with pytest.raises(InputError, match=r"queries \[2, 3, 4, 5\] holds nan at \[1, 1, 2, 0\]"):
+            read(FRESH, queries)
+    else:
+        read(FRESH, queries)

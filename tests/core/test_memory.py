@@ -433,3 +433,57 @@ def test_period_pieces_never_cross_a_chunk() -> None:
         single = [(t, t + 1) for t in range(length)]
         assert list(period.pieces(position, length, chunked=False)) == single
         assert list(Period(chunk=chunk, gradient="current").pieces(position, length)) == single
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+@optimizers
+def test_no_window_looks_back_across_a_reset(optimizer: InnerOptimizer, chunk: int) -> None:
+    memory = made(optimizer=optimizer, period=Period(chunk=chunk, window=3, reset=4))
+    given, state = tokens(memory, length=8), start(memory)
+    outputs, after = memory.scan(state, **given)
+    fresh, same = memory.scan(state, **cut(given, 4, 8))
+    torch.testing.assert_close(outputs[:, :, 4:], fresh, rtol=1e-12, atol=1e-12)
+    assert_same(after.replace(position=4), same)
+    for split in range(1, 8):
+        first, middle = memory.scan(state, **cut(given, 0, split))
+        second, end = memory.scan(middle, **cut(given, split, 8))
+        assert_same((torch.cat([first, second], 2), end), (outputs, after))
+
+
+def test_write_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = made(period=Period(chunk=2))
+    given, state = tokens(memory), start(memory)
+    _, expected = memory.scan(state, **given)
+
+    def read(*_: object) -> Tensor:
+        raise AssertionError("a read")
+
+    monkeypatch.setattr(MLP, "__call__", read)
+    assert_same(memory.write(state, given["keys"], given["values"], given["gates"]), expected, 0)
+    with pytest.raises(AssertionError, match="a read"):
+        memory.scan(state, **given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_tokens_are_computed_in_float32(dtype: torch.dtype) -> None:
+    memory = made(period=Period(chunk=2, window=2))
+    given = {n: x.to(dtype) for n, x in tokens(memory).items()}
+    state = start(memory).to(torch.float32)
+    outputs, after = memory.scan(state, **given)
+    expected, same = memory.scan(state, **{n: x.to(torch.float32) for n, x in given.items()})
+    assert outputs.dtype == dtype and torch.equal(outputs, expected.to(dtype))
+    assert_same(after, same, 0)
+    assert torch.equal(
+        memory.read(state, given["queries"]), memory.read(state, given["queries"].float()).to(dtype)
+    )
+    # A number that half precision rounds is not rounded.
+    numbers = but(given, gates=Gates(rate=0.1, window=given["gates"].window))
+    tenth = but(given, gates=Gates(rate=torch.full((1, 1, T), 0.1), window=given["gates"].window))
+    assert_same(memory.scan(state, **numbers)[1], memory.scan(state, **tenth)[1], 0)
+
+
+def test_the_state_says_its_chunk() -> None:
+    memory = made(period=Period(chunk=3))
+    given, state = tokens(memory), start(memory)
+    assert state.chunk == 0
+    assert memory.write(state, given["keys"], given["values"]).chunk == 3

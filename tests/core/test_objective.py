@@ -168,3 +168,15 @@ def test_huber_asks_for_a_positive_threshold(threshold: float) -> None:
 def test_lp_asks_for_a_convex_smooth_loss(p: float, smooth: float) -> None:
     with pytest.raises(InputError, match=rf"Lp needs p >= 1 .*got p={p}, smooth={smooth}"):
         Lp(p=p, smooth=smooth)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_l2_asks_for_a_positive_factor(factor: float) -> None:
+    with pytest.raises(InputError, match=f"L2's factor is a positive number; got {factor}"):
+        L2(factor)
+
+
+@pytest.mark.parametrize("given", [{"p": float("inf")}, {"smooth": float("inf")}])
+def test_lp_asks_for_finite_numbers(given: dict) -> None:
+    with pytest.raises(InputError, match=r"Lp needs p >= 1 .*, both finite; got .*=inf"):
+        Lp(**given)

@@ -24,6 +24,7 @@ from nestmem.core import (
     newton_schulz,
     unit,
 )
+from nestmem.core.optimizer import like
 from nestmem.errors import InputError
 
 EVERY = [GradientDescent(), Momentum(), DeltaGradientDescent(), NewtonSchulz(), Adam()]
@@ -319,3 +320,41 @@ def test_a_memory_reads_better_what_it_wrote(optimizer: InnerOptimizer, model: M
     after = memory.write(state, keys, values, Gates(rate=0.01, momentum=0.5))
     loss = [memory.objective.loss(memory.read(s, keys), values) for s in (state, after)]
     assert (loss[1] < loss[0]).all()
+
+
+def test_like_gives_a_gate_the_dimensions_of_what_it_multiplies() -> None:
+    for gate_shape, shape in (((B, H), (B, H, 3, 5)), ((B, H), (B, H, 5)), ((B, H, 4), (B, H, 4, 3, 5))):
+        found = like(torch.ones(gate_shape), torch.ones(shape))
+        assert found.shape == (*gate_shape, *[1] * (len(shape) - len(gate_shape)))
+    assert like(torch.ones(B, H), torch.ones(B, H)).shape == (B, H)
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0, float("nan")])
+def test_adam_refuses_a_beta_outside_its_range(name: str, value: float) -> None:
+    given = {name: value}
+    with pytest.raises(InputError, match=rf"Adam needs 0 <= beta1 < 1, .*{name}={value}"):
+        Adam(**given)
+
+
+@pytest.mark.parametrize("eps", [0.0, -1e-8, float("nan"), float("inf")])
+def test_adam_refuses_eps(eps: float) -> None:
+    with pytest.raises(InputError, match=f"Adam needs .*eps > 0; got .*eps={eps}"):
+        Adam(eps=eps)
+
+
+@pytest.mark.parametrize("steps", [-1, 2.0, "5", True, None])
+def test_newton_schulz_takes_whole_steps(steps: Any) -> None:
+    with pytest.raises(InputError, match=f"steps is a whole number, at least 0; got {steps!r}"):
+        NewtonSchulz(steps)
+    assert NewtonSchulz(0).steps == 0
+
+
+def test_newton_schulz_leaves_vectors_of_one_head_apart_from_another_s() -> None:
+    optimizer = NewtonSchulz()
+    generator = torch.Generator().manual_seed(0)
+    w = {"scale": torch.zeros(1, 3, 5, dtype=torch.float64)}
+    g = {"scale": torch.randn(1, 3, 5, generator=generator, dtype=torch.float64)}
+    one = torch.ones(1, 3, dtype=torch.float64)
+    new, _ = optimizer.update(w, g, optimizer.init(w), one, one, 0 * one, {})
+    torch.testing.assert_close(new["scale"], -g["scale"])

@@ -287,3 +287,85 @@ def test_static_fields_are_structure() -> None:
     assert gradient.name == "one" and torch.equal(gradient.parts, 2 * torch.ones(2))
     compiled = torch.compile(lambda s: s.map(torch.neg), backend="eager", fullgraph=True)
     assert_same(compiled(two), two.map(torch.neg))
+
+
+@pytest.mark.parametrize("header", ["{", "", "[1", "nonsense"])
+def test_a_description_that_is_no_json(tmp_path: Path, header: str) -> None:
+    save_file({"weight": torch.ones(2)}, str(tmp_path / "state"), metadata={"nestmem_state": header})
+    with pytest.raises(InputError, match=r"the description of the state is damaged .*; save it again"):
+        load_state(tmp_path / "state")
+
+
+@pytest.mark.parametrize("about", ["[]", "3", "{}", '{"structure": {}}'])
+def test_a_description_without_a_format(tmp_path: Path, about: str) -> None:
+    save_file({"weight": torch.ones(2)}, str(tmp_path / "state"), metadata={"nestmem_state": about})
+    with pytest.raises(InputError, match="the description of the state has no format; save it again"):
+        load_state(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    "rest", [{}, {"structure": {"value": 1}}, {"header": {}}, {"header": 1, "structure": 1}]
+)
+def test_a_description_with_missing_parts(tmp_path: Path, rest: dict) -> None:
+    text = json.dumps({"format": 1} | rest)
+    save_file({"weight": torch.ones(2)}, str(tmp_path / "state"), metadata={"nestmem_state": text})
+    with pytest.raises(InputError, match="lacks its structure or header; save it again"):
+        load_state(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("structure", "message"),
+    [
+        ({"tensor": "absent"}, "the tensor 'absent' is missing"),
+        ({"tensor": 1}, "the tensor 1 is missing"),
+        *((x, "is damaged at") for x in ({}, [], 3, None, {"value": []}, {"tuple": {}}, {"dict": []})),
+        ({"tuple": [{"dict": {"a": 1}}]}, "is damaged at 1;"),
+        ({"state": "MemoryState"}, "is damaged at"),
+    ],
+)
+def test_a_damaged_structure(tmp_path: Path, structure: object, message: str) -> None:
+    save_state(tmp_path / "state", example())
+    changed(tmp_path / "state", structure=structure)
+    with pytest.raises(InputError, match=rf"state: .*{message}"):
+        load_state(tmp_path / "state")
+
+
+def test_a_class_whose_fields_are_others_now(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    value = {"value": None}
+    for fields, message in (
+        (
+            {"weights": {"dict": {}}, "momenta": value},
+            r"MemoryState has other .*: \['momenta'\] are no fields any more",
+        ),
+        ({"position": {"value": 3}}, r"MemoryState has other fields .*: \['weights'\] are new; load it with"),
+    ):
+        save_state(path, example())
+        changed(path, structure={"state": "MemoryState", "fields": fields})
+        with pytest.raises(InputError, match=message):
+            load_state(path)
+    # A default says what a state from before the field has.
+    changed(
+        path,
+        structure={"state": "MemoryState", "fields": {"weights": {"dict": {}}, "position": {"value": 3}}},
+    )
+    found, _ = load_state(path)
+    assert (found.position, found.chunk, found.weights) == (3, 0, {})
+
+
+def test_two_states_of_one_name_are_refused() -> None:
+    def register(module: str, name: str) -> type:
+        made = type(
+            "Twin", (State,), {"__module__": module, "__qualname__": name, "__annotations__": {"x": Any}}
+        )
+        return state(made)
+
+    first = register("one", "Twin")
+    with pytest.raises(
+        InputError, match=r"a State named Twin in one already.*; give the one in two another name"
+    ):
+        register("two", "Twin")
+    with pytest.raises(InputError, match="a State named Twin in one already"):
+        register("one", "Other.Twin")
+    # The same module, imported again.
+    assert register("one", "Twin") is not first

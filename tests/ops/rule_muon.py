@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nestmem.core import L2, MLP, Dot, Gates, Memory, Model, NewtonSchulz, Objective, Period
+from nestmem.core import L2, MLP, Dot, Gates, Huber, Memory, Model, NewtonSchulz, Objective, Period
 from nestmem.core.optimizer import Momentum
 from nestmem.ops.muon import Gated, chunked, init, recurrent
 from tests.ops.rules import Rule, Tokens, Weights, randn, uniform, unit_rows
@@ -29,7 +29,7 @@ def _rule(
     definition: Memory | None = None,
 ) -> Rule:
     settings: dict[str, Any] = {"model": model, "objective": objective, "chunk": chunk, "per": per}
-    settings |= {"steps": steps, "renormalize": renormalize}
+    settings |= {"window": window, "steps": steps, "renormalize": renormalize}
 
     def tokens(batch: int, count: int, generator: torch.Generator) -> Tokens:
         made = {
@@ -42,6 +42,8 @@ def _rule(
         }
         if window > 1:
             made["window"] = uniform(0.2, 1.0, batch, H, count, window, generator=generator)
+        if isinstance(objective, Huber):
+            made["threshold"] = uniform(0.3, 1.5, batch, H, count, generator=generator)
         return made
 
     def initial(generator: torch.Generator) -> Weights:
@@ -50,22 +52,27 @@ def _rule(
         return {n: w[0] + 0.3 * randn(*w[0].shape, generator=generator) for n, w in shapes.items()}
 
     def start(initial: Weights, batch: int):
-        return init(batch, H, model=model, weights=initial, per=per)  # pyright: ignore[reportArgumentType]
+        return init(model, batch, H, weights=initial, per=per, window=window)  # pyright: ignore[reportArgumentType]
 
-    def defined(state, *, chunked: bool, queries, keys, values, rate, decay, momentum, window=None):
+    def scan(form):
+        def run(state, *, queries, keys, values, **gates):
+            return form(queries, keys, values, Gates(**gates), state, **settings)
+
+        return run
+
+    def defined(state, *, chunked: bool, queries, keys, values, **gates):
         assert definition is not None
         if "gradient" in state.slots:
             state = state.replace(slots={"momentum": state.slots["momentum"]}, anchor=state.weights)
-        gates = Gates(rate=rate, decay=decay, momentum=momentum, window=window)
-        return definition.scan(state, queries, keys, values, gates, chunked=chunked)
+        return definition.scan(state, queries, keys, values, Gates(**gates), chunked=chunked)
 
     return Rule(
         name=f"muon {name}",
         tokens=tokens,
         initial=initial,
         start=start,
-        recurrent=lambda state, **t: recurrent(state=state, **t, **settings),
-        chunked=lambda state, **t: chunked(state=state, **t, **settings),
+        recurrent=scan(recurrent),
+        chunked=scan(chunked),
         chunk=chunk,
         definition=definition,
         defined=defined if definition is not None else None,
@@ -104,7 +111,12 @@ RULES = [
         steps=None,
         definition=Memory(model=_mlp, optimizer=Momentum(), period=Period(chunk=3, window=2)),
     ),
+    _rule("token huber", _mlp, objective=Huber(), steps=3, definition=_atlas(_mlp, 3, 1, Huber(), 3)),
+    _rule(
+        "token window wider than the chunk", _mlp, window=5, steps=3, definition=_atlas(_mlp, 3, 5, steps=3)
+    ),
     _rule("chunk mlp", _mlp, per="chunk"),
+    _rule("chunk huber", _mlp, per="chunk", objective=Huber()),
     _rule("chunk deep renormalized", _deep, value=3, per="chunk", renormalize=True),
     _rule("chunk gated renormalized", _gated, per="chunk", chunk=4, objective=Dot(), renormalize=True),
     _rule(

@@ -245,7 +245,11 @@ def test_half_precision_tokens_are_computed_in_float32(dtype: torch.dtype) -> No
 
 NARROW = torch.zeros(B, H, T, 3, dtype=torch.float64)
 BAD: list[tuple[dict, str]] = [
-    ({"chunk": 0}, "chunk is a number of tokens"),
+    ({"chunk": 0}, "chunk is a whole number of tokens"),
+    ({"chunk": 2.5}, "chunk is a whole number of tokens"),
+    ({"window": 0}, "window is a whole number of tokens"),
+    ({"gates": None}, "deep takes Gates"),
+    ({"gates": Gates(threshold=torch.ones(B, H, T).double())}, "L2 has none; use Huber"),
     ({"values": NARROW}, r"maps width 4 to 4; got keys \[2, 2, 11, 4\], values \[2, 2, 11, 3\]"),
     ({"queries": NARROW}, "queries .* differ in width"),
     ({"keys": tokens()[1][:, :1]}, "differ in batch, heads or tokens"),
@@ -263,9 +267,9 @@ BAD: list[tuple[dict, str]] = [
     ({"scale": torch.ones(B, H, T).double()}, r"init\(..., averaged=True\)"),
     (
         {"state": start(MLP(sizes=(D, 7, D)))},
-        r"state.weights\['0'\] is \[2, 2, 4, 7\]; .* need \[2, 2, 4, 6\]",
+        r"state.weights\['0'\] is \[2, 2, 4, 7\]; this model needs \[2, 2, 4, 6\]",
     ),
-    ({"state": start().to(torch.float32)}, r"state.to\(torch.float64\)"),
+    ({"state": start().to(torch.float32)}, "torch.float32 on cpu, keys torch.float64"),
 ]
 
 
@@ -284,6 +288,36 @@ def test_bad_input(form: Any, changes: dict, message: str) -> None:
     }
     with pytest.raises(InputError, match=message):
         form(**(plain | changes))
+
+
+@pytest.mark.parametrize("form", [deep.recurrent, deep.chunked], ids=["recurrent", "chunked"])
+def test_another_chunk_inside_a_chunk_is_refused(form: Any) -> None:
+    q, k, v = (x[:, :, :2] for x in tokens())
+    _, state = form(q, k, v, Gates(), start(), model=DEEP, chunk=4)
+    with pytest.raises(InputError, match="inside a chunk of 4"):
+        form(q, k, v, Gates(), state, model=DEEP, chunk=5)
+    with pytest.raises(InputError, match="has no anchor"):
+        form(q, k, v, Gates(), state.replace(anchor=None), model=DEEP, chunk=4)
+    _, state = form(q, k, v, Gates(), state, model=DEEP, chunk=4)
+    form(q, k, v, Gates(), state, model=DEEP, chunk=2)
+
+
+@pytest.mark.parametrize("form", [deep.recurrent, deep.chunked], ids=["recurrent", "chunked"])
+def test_states_that_do_not_fit_are_refused(form: Any) -> None:
+    q, k, v = tokens()
+    nan = {n: w.clone() for n, w in start().weights.items()}
+    nan["1"][0, 1, 2, 3] = torch.nan
+    with pytest.raises(
+        InputError, match=r"state.weights\['1'\] .* holds nan at \[0, 1, 2, 3\].*earlier state"
+    ):
+        form(q, k, v, Gates(), MemoryState(weights=nan), model=DEEP, chunk=4)
+    biased = MLP(sizes=(D, 6, D), residual=True, bias=True)
+    with pytest.raises(InputError, match=r"\['0.bias', '1.bias'\] too many"):
+        form(q, k, v, Gates(), start(biased), model=DEEP, chunk=4)
+    with pytest.raises(InputError, match=r"\['0.bias', '1.bias'\] missing"):
+        form(q, k, v, Gates(), start(), model=biased, chunk=4)
+    # A state without an anchor is one that stands at a chunk's start.
+    form(q, k, v, Gates(), MemoryState(weights=start().weights), model=DEEP, chunk=4)
 
 
 def test_check_false_skips_the_numbers_only() -> None:

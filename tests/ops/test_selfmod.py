@@ -323,7 +323,11 @@ def test_wrong_input_is_named() -> None:
         ("readout.rate_weight", (q, x, readout.to(torch.float32), state), {}),
         ("has no anchor", (q, x, readout, within.replace(anchor=None)), {"chunk": 4}),
         ("activation is one of", (q, x, readout, state), {"activation": "elu"}),
-        ("weights are", (q, x, readout, state.replace(weights={"memory.0": state.weights["memory.0"]})), {}),
+        (
+            "missing; it was made for another rule",
+            (q, x, readout, state.replace(weights={"memory.0": state.weights["memory.0"]})),
+            {},
+        ),
     ]
     for scan in (selfmod.chunked, selfmod.recurrent):
         for message, arguments, options in cases:

@@ -57,7 +57,7 @@ def chunked(
     Raises InputError for shapes, kinds, numbers outside their range, and nan (with its place).
     """
     objective = objective or L2()
-    gates = checked(queries, keys, values, gates, state, model, chunk, window, scale, check)
+    gates = checked(queries, keys, values, gates, state, model, objective, chunk, window, scale, check)
     kind = state.weights["0"].dtype
 
     def flat(x: Tensor) -> Tensor:
@@ -81,8 +81,7 @@ def chunked(
     thresholds = [None] * len(spans) if gates.threshold is None else flat(gates.threshold).split(sizes, 1)
     mixings = _mixings(sizes, state, gates, scale, chunk)
 
-    assert state.anchor is not None
-    anchors = _matrices(model, state.anchor)
+    anchors = _matrices(model, state.anchor or state.weights)
     inside = second == "sum" and state.position % chunk
     first = anchors if inside else _matrices(model, state.weights)
     stacks = [
@@ -120,6 +119,7 @@ def chunked(
         if back
         else None,
         position=position,
+        chunk=chunk,
     )
     return torch.cat(outputs, 1).unflatten(0, (batch, heads)).to(queries.dtype), new
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Objective
 from nestmem.core.model import Weights
+from nestmem.core.optimizer import like
 from nestmem.ops.deep.state import checked
 from nestmem.ops.derivative import without_autocast
 
@@ -28,7 +29,7 @@ def recurrent(
 ) -> tuple[Tensor, MemoryState]:
     """Arguments, result and errors of `chunked`; the definition it must agree with."""
     objective = objective or L2()
-    gates = checked(queries, keys, values, gates, state, model, chunk, window, scale, check)
+    gates = checked(queries, keys, values, gates, state, model, objective, chunk, window, scale, check)
     kind, given = state.weights["0"].dtype, queries.dtype
     queries, keys, values, gates = (x.to(kind) for x in (queries, keys, values, gates))
     outputs = []
@@ -54,26 +55,24 @@ def recurrent(
                 torch.ones_like(gates.rate[:, :, t]) if gates.window is None else gates.window[:, :, t, back]
             )  # pyright: ignore
             for n, part in torch.func.grad(loss)(state.anchor, window - 1 - back).items():
-                g[n] = g[n] + _at(weight, part) * part
+                g[n] = g[n] + like(weight, part) * part
 
         rate, decay, momentum = (x[:, :, t] for x in (gates.rate, gates.decay, gates.momentum))  # pyright: ignore
         slots = state.slots
         if scale is not None:
-            total = {n: a - _at(rate, a) * g[n] for n, a in slots["sum"].items()}
-            weights = {n: w + _at(scale[:, :, t], w) * total[n] for n, w in state.anchor.items()}
+            total = {n: a - like(rate, a) * g[n] for n, a in slots["sum"].items()}
+            weights = {n: w + like(scale[:, :, t], w) * total[n] for n, w in state.anchor.items()}
             ends = (state.position + 1) % chunk == 0
             slots = {"sum": {n: torch.zeros_like(a) if ends else a for n, a in total.items()}}
         elif "momentum" in slots:
-            s = {n: _at(momentum, m) * m - _at(rate, m) * g[n] for n, m in slots["momentum"].items()}
-            weights = {n: _at(decay, w) * w + s[n] for n, w in state.weights.items()}
+            s = {n: like(momentum, m) * m - like(rate, m) * g[n] for n, m in slots["momentum"].items()}
+            weights = {n: like(decay, w) * w + s[n] for n, w in state.weights.items()}
             slots = {"momentum": s}
         else:
-            weights = {n: _at(decay, w) * w - _at(rate, w) * g[n] for n, w in state.weights.items()}
+            weights = {n: like(decay, w) * w - like(rate, w) * g[n] for n, w in state.weights.items()}
         recent = (past_k[:, :, 1:], past_v[:, :, 1:]) if window > 1 else None
-        state = state.replace(weights=weights, slots=slots, recent=recent, position=state.position + 1)
+        state = state.replace(
+            weights=weights, slots=slots, recent=recent, position=state.position + 1, chunk=chunk
+        )
         outputs.append(model(weights, q))
     return torch.cat(outputs, 2).to(given), state
-
-
-def _at(gate: Tensor, weight: Tensor) -> Tensor:
-    return gate.reshape(*gate.shape, *[1] * (weight.ndim - 2))

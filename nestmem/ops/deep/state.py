@@ -5,8 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestmem.core import MLP, Gates, MemoryState, Weights
-from nestmem.core.checks import check_gate, check_gates, check_range, check_state_kind, check_tokens
+from nestmem.core import MLP, Gates, MemoryState, Objective, Weights
+from nestmem.core.checks import (
+    check_chunk,
+    check_finite,
+    check_gate,
+    check_gates,
+    check_shapes,
+    check_state,
+    check_threshold,
+    check_tokens,
+    check_whole,
+    state_dtype,
+)
+from nestmem.core.model import batched
 from nestmem.errors import InputError
 
 
@@ -33,7 +45,7 @@ def init(
     if weights is None:
         weights = model.init(batch, heads, generator=generator, dtype=dtype, device=device)
     else:
-        weights = {name: w.expand(batch, *w.shape) for name, w in weights.items()}
+        weights = batched(weights, batch)
     first = weights["0"]
     zeros = {name: torch.zeros_like(w) for name, w in weights.items()} if momentum or averaged else None
     recent = None
@@ -51,34 +63,49 @@ def checked(
     gates: Gates,
     state: MemoryState,
     model: MLP,
+    objective: Objective,
     chunk: int,
     window: int,
     scale: Tensor | None,
     numbers: bool,
 ) -> Gates:
     """The gates as tensors [B, H, T], after every check that can be made before the first product."""
-    if chunk < 1:
-        raise InputError(f"chunk is a number of tokens, at least 1; got {chunk}")
-    check_tokens(queries=queries, keys=keys, values=values, numbers=numbers)
-    kind = next(iter(state.weights.values()))
-    check_state_kind("state.weights", kind)
-    if kind.dtype != (torch.float64 if keys.dtype == torch.float64 else torch.float32):
+    if not isinstance(model, MLP):
         raise InputError(
-            f"keys are {keys.dtype}, state.weights {kind.dtype}; use state.to({keys.dtype}) or cast the keys"
+            f"deep memories are a core.MLP; got {type(model).__name__}: use core.Memory for others"
         )
+    check_whole("window", window, unit=" of tokens")
+    check_tokens(queries=queries, keys=keys, values=values, numbers=numbers)
+    if not isinstance(state, MemoryState) or not isinstance(gates, Gates):
+        raise InputError(
+            f"deep takes Gates and a MemoryState from init; got {type(gates).__name__}, {type(state).__name__}"
+        )
+    check_chunk(chunk, state)
     if keys.shape[3] != model.sizes[0] or values.shape[3] != model.sizes[-1]:
         raise InputError(
             f"the memory maps width {model.sizes[0]} to {model.sizes[-1]}; got keys {list(keys.shape)}, "
             f"values {list(values.shape)}"
         )
-    for name, w in state.weights.items():
-        layer = int(name.split(".")[0])
-        wanted = (*keys.shape[:2], *model.sizes[layer : layer + 2][1 if name.endswith("bias") else 0 :])
-        if w.shape != wanted:
+    check_weights(model, state.weights, keys, "state.weights", numbers)
+    for name, slot in state.slots.items():
+        check_weights(model, slot, keys, f"state.slots[{name!r}]", numbers)
+    if state.position % chunk:
+        if state.anchor is None:
             raise InputError(
-                f"state.weights[{name!r}] is {list(w.shape)}; these keys and sizes need {list(wanted)}"
+                f"the state stands at token {state.position}, inside a chunk of {chunk}, but has no anchor: go on "
+                "from a state that chunked or recurrent returned"
             )
-    full = gates.expand(keys.to(kind.dtype))
+        check_weights(model, state.anchor, keys, "state.anchor", numbers)
+    for name, norm in (("norm_weight", model.norm_weight), ("norm_bias", model.norm_bias)):
+        if norm is not None:
+            if tuple(norm.shape) not in (tuple(keys.shape[1:2]) + model.sizes[-1:], model.sizes[-1:]):
+                raise InputError(
+                    f"model.{name} is [H, V] = {[keys.shape[1], model.sizes[-1]]}; got {list(norm.shape)}"
+                )
+            if numbers:
+                check_finite(f"model.{name}", norm)
+    check_threshold(gates, objective)
+    full = gates.expand(keys.to(state_dtype(keys)))
     check_gates(full, keys, window=window, numbers=numbers)
     moving = isinstance(gates.momentum, Tensor) or gates.momentum != 0
     if moving and "momentum" not in state.slots:
@@ -103,6 +130,15 @@ def checked(
         raise InputError(
             f"the state holds {state.recent[0].shape[2]} recent tokens; window={window} needs {window - 1}"
         )
-    if numbers and isinstance(full.decay, Tensor):
-        check_range("decay", full.decay, 0, 1, low_allowed=False)
     return full
+
+
+def check_weights(model: MLP, weights: Weights, keys: Tensor, label: str, numbers: bool) -> None:
+    """One tensor per layer, of the model's widths and the keys' batch, heads and kind."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for layer, (i, o) in enumerate(zip(model.sizes[:-1], model.sizes[1:], strict=True)):
+        expected[str(layer)] = (i, o)
+        if model.bias:
+            expected[f"{layer}.bias"] = (o,)
+    check_shapes(weights, expected, keys.shape[:2], label=label)
+    check_state(weights, keys, numbers, label=label)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestmem.core.checks import check_gate, check_range
+from nestmem.core.checks import check_gate, check_range, state_dtype
 from nestmem.core.memory import MemoryState
 from nestmem.core.optimizer import unit
 from nestmem.errors import InputError
-from nestmem.ops.linear.inputs import accumulator, check_inputs
+from nestmem.ops.linear.inputs import check_inputs
 
 
 def prepare(
@@ -29,7 +29,7 @@ def prepare(
     check_gate("rate", rate, keys, numbers=numbers)
     if decay is not None:
         check_gate("decay", decay, keys, numbers=numbers)
-    kind = accumulator(keys)
+    kind = state_dtype(keys)
     q, k = queries.to(kind), keys.to(kind)
     if normalize:
         q, k = unit(q), unit(k)

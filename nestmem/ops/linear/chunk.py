@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nestmem.core.checks import state_dtype
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
 from nestmem.ops.derivative import without_autocast
 from nestmem.ops.gates import gate_products
-from nestmem.ops.linear.inputs import accumulator, check_decay, check_inputs
+from nestmem.ops.linear.inputs import check_decay, check_inputs
 
 # Tokens (times batch and heads) whose C x C matrices are held at a time. More leave the caches of a CPU core.
 SPAN_TOKENS = 8192
@@ -72,7 +73,7 @@ def chunked(
     if kernels.use_fla(kernel, keys, rule="linear"):
         outputs, s = kernels.linear(queries, keys, values, decay, scale, state.weights["0"])
     else:
-        kind = accumulator(keys)
+        kind = state_dtype(keys)
         q, k, v = (x.to(kind) for x in (queries, keys, values))
         q = q if scale == 1.0 else q * scale
         outputs, s = _scan(q, k, v, None if decay is None else decay.to(kind), state.weights["0"], chunk)

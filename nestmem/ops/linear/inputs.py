@@ -5,9 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestmem.core.checks import check_finite, check_gate, check_range, check_state_kind, check_tokens
+from nestmem.core.checks import (
+    check_finite,
+    check_gate,
+    check_range,
+    check_state_kind,
+    check_tokens,
+    check_whole,
+    state_dtype,
+)
 from nestmem.core.memory import MemoryState
-from nestmem.core.model import Weights
+from nestmem.core.model import Weights, batched
 from nestmem.errors import InputError
 
 NAME = "0"  # of the one matrix in MemoryState.weights
@@ -36,12 +44,7 @@ def init(
     if set(weights) != {NAME} or tuple(weights[NAME].shape) != shape:
         given = {name: list(w.shape) for name, w in weights.items()}
         raise InputError(f"weights of a matrix memory are {{'0': [H, K, V] = {list(shape)}}}; got {given}")
-    return MemoryState(weights={NAME: weights[NAME].expand(batch, *shape)})
-
-
-def accumulator(x: Tensor) -> torch.dtype:
-    """What sums over tokens are kept in: float64 for float64 tokens, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return MemoryState(weights=batched(weights, batch))
 
 
 def check_inputs(
@@ -49,10 +52,9 @@ def check_inputs(
 ) -> MemoryState:
     """Tokens [B, H, T, .] of one kind and a state that fits them; a fresh state of zeros for None."""
     check_tokens(queries=queries, keys=keys, values=values, numbers=numbers)
-    if not isinstance(chunk, int) or chunk < 1:
-        raise InputError(f"chunk is a whole number of tokens, at least 1; got {chunk!r}")
+    check_whole("chunk", chunk, unit=" of tokens")
     batch, heads, _, key_width = keys.shape
-    shape, kind = (batch, heads, key_width, values.shape[3]), accumulator(keys)
+    shape, kind = (batch, heads, key_width, values.shape[3]), state_dtype(keys)
     if state is None:
         return MemoryState(weights={NAME: keys.new_zeros(shape, dtype=kind)})
     if set(state.weights) != {NAME}:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nestmem.core.checks import state_dtype
 from nestmem.core.memory import MemoryState
 from nestmem.ops.derivative import without_autocast
-from nestmem.ops.linear.inputs import accumulator, check_decay, check_inputs
+from nestmem.ops.linear.inputs import check_decay, check_inputs
 
 
 @without_autocast
@@ -28,7 +29,7 @@ def recurrent(
     """
     state = check_inputs(queries, keys, values, state, chunk, check)
     check_decay(decay, keys, check)
-    kind, s = accumulator(keys), state.weights["0"]
+    kind, s = state_dtype(keys), state.weights["0"]
     if decay is None:
         decay = torch.ones_like(keys)
     elif decay.ndim == 1:

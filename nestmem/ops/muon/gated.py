@@ -42,6 +42,12 @@ class Gated:
                 f"a residual memory maps a width onto itself; key={self.key}, value={self.value}"
             )
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Name -> shape of the weights of one sequence and head."""
+        wide = self.key, self.hidden
+        return {"gate": wide, "up": wide, "down": (self.hidden, self.value)}
+
     def init(
         self,
         batch: int,
@@ -52,16 +58,11 @@ class Gated:
         device: torch.device | str | None = None,
     ) -> Weights:
         """Normal weights of standard deviation I^(-1/2), the same for every sequence."""
-        widths = {
-            "gate": (self.key, self.hidden),
-            "up": (self.key, self.hidden),
-            "down": (self.hidden, self.value),
-        }
         return {
             name: (
                 torch.randn(heads, i, o, generator=generator, dtype=dtype, device=device) * i**-0.5
             ).expand(batch, heads, i, o)
-            for name, (i, o) in widths.items()
+            for name, (i, o) in self.shapes.items()
         }
 
     def __call__(self, weights: Weights, keys: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nestmem.core import L2, MemoryState, Model, Objective, Weights, newton_schulz
+from nestmem.core import L2, Gates, MemoryState, Model, Objective, Weights, newton_schulz
+from nestmem.core.optimizer import like
+from nestmem.errors import InputError
 from nestmem.ops.derivative import without_autocast
 from nestmem.ops.muon.start import Per, accept
 
@@ -16,50 +17,51 @@ def recurrent(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    rate: Tensor | float,
-    decay: Tensor | float,
-    momentum: Tensor | float,
+    gates: Gates,
     state: MemoryState,
     *,
     model: Model,
     objective: Objective | None = None,
-    window: Tensor | None = None,
     chunk: int = 64,
+    window: int = 1,
     per: Per = "token",
     steps: int | None = 5,
     renormalize: bool = False,
     checkpoint: bool = True,
     check: bool = True,
 ) -> tuple[Tensor, MemoryState]:
-    """The definition of `chunked`, which describes the arguments; nothing is checkpointed."""
-    q, k, v, gates = accept(
+    """Arguments, result and errors of `chunked`; the definition it must agree with. Nothing is checkpointed."""
+    objective = objective or L2()
+    q, k, v, gates, state = accept(
         queries,
         keys,
         values,
-        rate,
-        decay,
-        momentum,
-        window,
+        gates,
         state,
+        model=model,
+        objective=objective,
         chunk=chunk,
+        window=window,
         per=per,
         steps=steps,
         renormalize=renormalize,
         check=check,
     )
-    objective = objective or L2()
 
-    def gradient(weights: Weights, key: Tensor, value: Tensor) -> Weights:
-        """d loss(M(k), v) / dW of one token [B, H, width]."""
-        return torch.func.grad(
-            lambda w: objective.loss(model(w, key[:, :, None]), value[:, :, None]).sum()  # pyright: ignore
-        )(weights)
+    def gradient(weights: Weights, key: Tensor, value: Tensor, t: int) -> Weights:
+        """d loss(M(k), v) / dW of one token [B, H, width], with the threshold of token t."""
+        limit = None if gates.threshold is None else gates.threshold[:, :, t : t + 1]
+
+        def loss(w: Weights) -> Tensor:
+            prediction = model(w, key[:, :, None])
+            if prediction.shape[3] != value.shape[2]:
+                raise InputError(f"values have width {prediction.shape[3]}; got {list(values.shape)}")
+            return objective.loss(prediction, value[:, :, None], limit).sum()
+
+        return torch.func.grad(loss)(weights)
 
     def orthogonal(name: str, s: Tensor) -> Tensor:
         return s if steps is None or name.endswith("bias") else newton_schulz(s, steps)
-
-    def spread(gate: Tensor, like: Tensor) -> Tensor:
-        return gate.reshape(*gate.shape, *[1] * (like.ndim - 2))
 
     assert isinstance(gates.rate, Tensor)
     assert isinstance(gates.decay, Tensor)
@@ -70,34 +72,33 @@ def recurrent(
 
     if per == "token":
         gamma = torch.ones_like(r)[..., None] if gates.window is None else gates.window
-        before = gamma.shape[-1] - 1
-        past_k = torch.cat([state.recent[0], k], 2) if state.recent else F.pad(k, (0, 0, before, 0))
-        past_v = torch.cat([state.recent[1], v], 2) if state.recent else F.pad(v, (0, 0, before, 0))
+        past_k = torch.cat([state.recent[0], k], 2) if state.recent else k
+        past_v = torch.cat([state.recent[1], v], 2) if state.recent else v
         for t in range(k.shape[2]):
             if (state.position + t) % chunk == 0:
                 anchor = w
             assert anchor is not None
             total = {n: torch.zeros_like(x) for n, x in w.items()}
-            for back in range(min(before, state.position + t) + 1):
-                i = t + before - back
-                g = gradient(anchor, past_k[:, :, i], past_v[:, :, i])
-                total = {n: total[n] + spread(gamma[:, :, t, back], x) * x for n, x in g.items()}
-            s = {n: spread(m[:, :, t], x) * s[n] - spread(r[:, :, t], x) * x for n, x in total.items()}
-            w = {n: spread(a[:, :, t], x) * x + orthogonal(n, s[n]) for n, x in w.items()}
+            for back in range(min(window, state.position + t + 1)):
+                i = t + window - 1 - back
+                g = gradient(anchor, past_k[:, :, i], past_v[:, :, i], t)
+                total = {n: total[n] + like(gamma[:, :, t, back], x) * x for n, x in g.items()}
+            s = {n: like(m[:, :, t], x) * s[n] - like(r[:, :, t], x) * x for n, x in total.items()}
+            w = {n: like(a[:, :, t], x) * x + orthogonal(n, s[n]) for n, x in w.items()}
             outputs.append(model(w, q[:, :, t : t + 1]))
-        end = past_k.shape[2]
-        recent = (past_k[:, :, end - before :], past_v[:, :, end - before :]) if before else None
+        end = k.shape[2]
+        recent = (past_k[:, :, end:], past_v[:, :, end:]) if window > 1 else None
         after = state.replace(weights=w, slots={"momentum": s}, anchor=anchor, recent=recent)
     else:
         total, kept, norm = state.slots["gradient"], state.slots["gates"], state.slots["norm"]
         for t in range(k.shape[2]):
             outputs.append(model(w, q[:, :, t : t + 1]))
-            g = gradient(w, k[:, :, t], v[:, :, t])
-            total = {n: total[n] + spread(r[:, :, t], x) * x for n, x in g.items()}
+            g = gradient(w, k[:, :, t], v[:, :, t], t)
+            total = {n: total[n] + like(r[:, :, t], x) * x for n, x in g.items()}
             kept = {"decay": kept["decay"] * a[:, :, t], "momentum": kept["momentum"] + m[:, :, t] / chunk}
             if (state.position + t + 1) % chunk == 0:
-                s = {n: spread(kept["momentum"], x) * s[n] - x for n, x in total.items()}
-                w = {n: spread(kept["decay"], x) * x + orthogonal(n, s[n]) for n, x in w.items()}
+                s = {n: like(kept["momentum"], x) * s[n] - x for n, x in total.items()}
+                w = {n: like(kept["decay"], x) * x + orthogonal(n, s[n]) for n, x in w.items()}
                 if renormalize:
                     for n, size in norm.items():
                         length = (w[n].square().sum(-2, keepdim=True) + 1e-12).sqrt()
@@ -107,4 +108,6 @@ def recurrent(
         after = state.replace(
             weights=w, slots={"momentum": s, "gradient": total, "gates": kept, "norm": norm}
         )
-    return torch.cat(outputs, 2).to(queries.dtype), after.replace(position=state.position + keys.shape[2])
+    return torch.cat(outputs, 2).to(queries.dtype), after.replace(
+        position=state.position + keys.shape[2], chunk=chunk
+    )

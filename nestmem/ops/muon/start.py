@@ -1,4 +1,4 @@
-"""Where a memory of this rule starts, and what it accepts. Both forms of the rule read their input here."""
+"""The state before the first token, and the checks that both forms make."""
 
 from __future__ import annotations
 
@@ -7,38 +7,58 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nestmem.core import Gates, MemoryState, Model, Weights
-from nestmem.core.checks import check_finite, check_gates, check_state_kind, check_tokens, transformed
+from nestmem.core import MLP, Gates, MemoryState, Model, Network, Objective, Weights
+from nestmem.core.checks import (
+    check_chunk,
+    check_finite,
+    check_gates,
+    check_shapes,
+    check_state,
+    check_threshold,
+    check_tokens,
+    check_whole,
+    state_dtype,
+    transformed,
+)
+from nestmem.core.model import batched
 from nestmem.errors import InputError
+from nestmem.ops.muon.gated import Gated
 
 Per = Literal["token", "chunk"]
+SLOTS = {"token": {"momentum"}, "chunk": {"momentum", "gradient", "gates", "norm"}}
 
 
 def init(
+    model: Model,
     batch: int,
     heads: int = 1,
     *,
-    model: Model,
     weights: Weights | None = None,
     per: Per = "token",
+    window: int = 1,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> MemoryState:
-    """The state before the first token. `weights` (name -> [H, ...]) are the learned initial ones, if any.
+    """The state before the first token; `weights` (name -> [H, ...]) are the learned initial ones, if any.
 
-    per="chunk" has three slots beside the momentum: the gradient summed since the chunk began, the chunk's gates
-    so far, and the norms of the initial matrices' columns, to which `renormalize` returns.
+    per="token" keeps the last window - 1 keys and values. per="chunk" has three slots beside the momentum: the
+    gradient summed since the chunk began, the chunk's gates so far, and the norms of the initial matrices' columns,
+    to which `renormalize` returns.
     """
-    _check_per(per)
+    _check_per(per, window)
     if weights is None:
         weights = model.init(batch, heads, generator=generator, dtype=dtype, device=device)
     else:
-        weights = {name: w.expand(batch, *w.shape) for name, w in weights.items()}
+        weights = batched(weights, batch)
     zero = {name: torch.zeros_like(w) for name, w in weights.items()}
-    if per == "token":
-        return MemoryState(weights=weights, slots={"momentum": zero}, anchor=weights)
     some = next(iter(weights.values()))
+    if per == "token":
+        recent = None
+        if window > 1 and isinstance(model, MLP | Gated):
+            past, (key, value) = (some.shape[0], some.shape[1], window - 1), _widths(model)
+            recent = some.new_zeros(*past, key), some.new_zeros(*past, value)
+        return MemoryState(weights=weights, slots={"momentum": zero}, anchor=weights, recent=recent)
     slots = {
         "momentum": zero,
         "gradient": dict(zero),
@@ -56,76 +76,137 @@ def accept(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    rate: Tensor | float,
-    decay: Tensor | float,
-    momentum: Tensor | float,
-    window: Tensor | None,
+    gates: Gates,
     state: MemoryState,
     *,
+    model: Model,
+    objective: Objective,
     chunk: int,
+    window: int,
     per: Per,
     steps: int | None,
     renormalize: bool,
     check: bool,
-) -> tuple[Tensor, Tensor, Tensor, Gates]:
-    """Tokens and gates in the state's kind, or InputError."""
-    _check_per(per)
-    if not isinstance(chunk, int) or chunk < 1:
-        raise InputError(f"chunk is a whole number of tokens, at least 1; got {chunk!r}")
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise InputError(
-            f"steps is the number of Newton-Schulz iterations, at least 1, or None; got {steps!r}"
-        )
-    if window is not None and window.ndim != 4:
-        raise InputError(f"window is [B, H, T, c]; got shape {list(window.shape)}")
-    width = 1 if window is None else window.shape[-1]
-    if per == "chunk" and window is not None:
-        raise InputError(
-            'a window of tokens goes with per="token"; a chunk\'s gradient already sums its tokens'
-        )
+) -> tuple[Tensor, Tensor, Tensor, Gates, MemoryState]:
+    """Tokens and gates in the state's dtype, and the state with its recent tokens, or InputError."""
+    _check_per(per, window)
+    if steps is not None:
+        check_whole("steps", steps, unit=" of iterations")
     if per == "token" and renormalize:
         raise InputError('renormalize goes with per="chunk"; a token\'s weights are not renormalised')
     check_tokens(queries=queries, keys=keys, values=values, numbers=check)
-    kind = torch.float64 if keys.dtype == torch.float64 else torch.float32
-    gates = Gates(rate=rate, decay=decay, momentum=momentum, window=window).expand(keys.to(kind))
-    if window is not None and window.shape[:3] != keys.shape[:3]:
+    if not isinstance(state, MemoryState) or not isinstance(gates, Gates):
         raise InputError(
-            f"window is [B, H, T, c] with {list(keys.shape[:3])} of keys; got shape {list(window.shape)}"
+            f"muon takes Gates and a MemoryState from init; got {type(gates).__name__}, {type(state).__name__}"
         )
-    if window is not None and check:
-        check_finite("window", window)
-    # A window of one token is a plain weight per token; Gates reads a width of 1 as no window.
-    check_gates(gates if width > 1 else gates.replace(window=None), keys, window=width, numbers=check)
-    some = next(iter(state.weights.values()))
-    check_state_kind("state.weights", some)
-    if some.dtype != kind:
-        raise InputError(
-            f"keys {keys.dtype} go with a {kind} state; state.weights is {some.dtype}: use state.to({kind})"
-        )
-    if some.shape[:2] != keys.shape[:2]:
-        raise InputError(
-            f"state.weights {list(some.shape)} and keys {list(keys.shape)} differ in batch or heads"
-        )
-    if ("gradient" in state.slots) != (per == "chunk") or "momentum" not in state.slots:
-        raise InputError(
-            f'the state was not made by init(..., per="{per}"); it has slots {sorted(state.slots)}'
-        )
-    if state.recent is not None and state.recent[0].shape[2] != width - 1:
-        raise InputError(
-            f"window has {width} weights, but the state was written with {state.recent[0].shape[2] + 1}"
-        )
-    if state.recent is None and width > 1 and state.position > 0:
-        raise InputError(f"window has {width} weights, but the state's {state.position} tokens had no window")
+    check_chunk(chunk, state)
+    _check_model(model, state.weights, keys, values, check)
+    _check_slots(state, keys, per, check)
+    if per == "token" and state.position % chunk:
+        if state.anchor is None:
+            raise InputError(
+                f"the state stands at token {state.position}, inside a chunk of {chunk}, but has no anchor: go on "
+                "from a state that chunked or recurrent returned"
+            )
+        shapes = {name: w.shape[2:] for name, w in state.weights.items()}
+        check_shapes(state.anchor, shapes, keys.shape[:2], label="state.anchor")
+        check_state(state.anchor, keys, check, label="state.anchor")
+    check_threshold(gates, objective)
+    # Numbers for gates stand in the state's dtype, which half precision would round.
+    kind = state_dtype(keys)
+    full = gates.expand(keys[..., :0].to(kind))
+    check_gates(full, keys, window=window, numbers=check)
+    if full.threshold is not None and window > 1:
+        raise InputError("a threshold per token and a window of several tokens do not go together")
+    state = _with_recent(state, keys, values, window, check)
     if renormalize and check and not _all_positive(state.slots["norm"]):
         raise InputError(
             "renormalize returns columns to their initial norm, and some start at zero; give init weights"
         )
-    return queries.to(kind), keys.to(kind), values.to(kind), gates.to(kind)
+    return queries.to(kind), keys.to(kind), values.to(kind), full.to(kind), state
 
 
-def _check_per(per: Per) -> None:
-    if per not in ("token", "chunk"):
+def _check_per(per: Per, window: int) -> None:
+    if per not in SLOTS:
         raise InputError(f'per is "token" or "chunk"; got {per!r}')
+    check_whole("window", window, unit=" of tokens")
+    if per == "chunk" and window > 1:
+        raise InputError(
+            f'a window of {window} tokens goes with per="token"; a chunk\'s gradient already sums its tokens'
+        )
+
+
+def _check_model(model: Model, weights: Weights, keys: Tensor, values: Tensor, check: bool) -> None:
+    """Widths of the tokens, and names, shapes, dtypes and numbers of the weights, against the model."""
+    if isinstance(model, MLP | Gated):
+        key, value = _widths(model)
+        if keys.shape[3] != key or values.shape[3] != value:
+            raise InputError(
+                f"the memory maps width {key} to {value}; got keys {list(keys.shape)}, values {list(values.shape)}"
+            )
+    if isinstance(model, MLP | Gated | Network):
+        check_shapes(weights, model.shapes, keys.shape[:2])
+    check_state(weights, keys, check)
+    for name, w in weights.items():
+        if not name.endswith("bias") and w.ndim != 4:
+            raise InputError(
+                f"state.weights[{name!r}] is {list(w.shape)}, and Newton-Schulz is about matrices [B, H, I, O]; "
+                "a vector's name ends in bias"
+            )
+    if isinstance(model, MLP):
+        for name, norm in (("norm_weight", model.norm_weight), ("norm_bias", model.norm_bias)):
+            if norm is None:
+                continue
+            if tuple(norm.shape) not in ((keys.shape[1], values.shape[3]), values.shape[3:]):
+                raise InputError(
+                    f"model.{name} is [H, V] = {[keys.shape[1], values.shape[3]]}; got {list(norm.shape)}"
+                )
+            if check:
+                check_finite(f"model.{name}", norm)
+
+
+def _check_slots(state: MemoryState, keys: Tensor, per: Per, check: bool) -> None:
+    """Names, shapes, dtypes and numbers of the slots, against those that init makes."""
+    if set(state.slots) != SLOTS[per]:
+        raise InputError(
+            f'the state was not made by init(..., per="{per}"); it has slots {sorted(state.slots)}'
+        )
+    weights = {name: w.shape[2:] for name, w in state.weights.items()}
+    shapes = {
+        "momentum": weights,
+        "gradient": weights,
+        "gates": {"decay": (), "momentum": ()},
+        "norm": {n: (1, *shape[1:]) for n, shape in weights.items() if not n.endswith("bias")},
+    }
+    for name, slot in state.slots.items():
+        label = f"state.slots[{name!r}]"
+        check_shapes(slot, shapes[name], keys.shape[:2], label=label)
+        check_state(slot, keys, check, label=label)
+
+
+def _with_recent(state: MemoryState, keys: Tensor, values: Tensor, window: int, check: bool) -> MemoryState:
+    """The state with the window - 1 tokens before these; before a sequence's first token stand zeros, never read."""
+    if (window > 1) == (state.recent is not None):
+        for name, x, now in zip(("keys", "values"), state.recent or (), (keys, values), strict=False):
+            wanted = [*keys.shape[:2], window - 1, now.shape[3]]
+            if list(x.shape) != wanted:
+                raise InputError(
+                    f"the recent {name} of the state are {list(x.shape)}; window={window} over {name} "
+                    f"{list(now.shape)} needs {wanted}"
+                )
+            check_state({name: x}, keys, check, label="state.recent")
+        return state
+    if state.recent is not None or state.position:
+        raise InputError(
+            f"window is {window}, but the state was made for another; make it with init(..., window={window})"
+        )
+    # A Network does not tell its widths before it sees a token.
+    kind, past = state_dtype(keys), (*keys.shape[:2], window - 1)
+    return state.replace(recent=tuple(x.new_zeros(*past, x.shape[3], dtype=kind) for x in (keys, values)))
+
+
+def _widths(model: MLP | Gated) -> tuple[int, int]:
+    return (model.key, model.value) if isinstance(model, Gated) else (model.sizes[0], model.sizes[-1])
 
 
 def _all_positive(norms: Weights) -> bool:

@@ -141,7 +141,8 @@ def chunked(
     out = torch.cat(outputs, dim=1).reshape(batch, heads, tokens, dim).to(queries.dtype)
     weights = _unstack(now, names, batch, heads)
     anchors = weights if anchor is now else _unstack(anchor, names, batch, heads)
-    return out, state.replace(weights=weights, anchor=anchors, position=position)
+    longest = max(chunk, chunk_aux)
+    return out, state.replace(weights=weights, anchor=anchors, position=position, chunk=longest)
 
 
 def _stack(weights: Weights, names: tuple[str, ...]) -> Stack:

@@ -80,5 +80,7 @@ def recurrent(
         weights = new
         if read == "token":
             outputs.append(model(of(weights, "memory"), q))
-    state = state.replace(weights=weights, anchor=anchor, position=state.position + x.shape[2])
-    return torch.cat(outputs, dim=2).to(given), state
+    after = state.replace(
+        weights=weights, anchor=anchor, position=state.position + x.shape[2], chunk=max(chunk, chunk_aux)
+    )
+    return torch.cat(outputs, dim=2).to(given), after

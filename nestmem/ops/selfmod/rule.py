@@ -7,7 +7,16 @@ from torch import Tensor
 
 from nestmem.core import MLP, Linear, MemoryState, State, Weights, state, static
 from nestmem.core.activations import ACTIVATIONS
-from nestmem.core.checks import check_finite, check_state_kind
+from nestmem.core.checks import (
+    check_chunk,
+    check_finite,
+    check_names,
+    check_shapes,
+    check_state,
+    check_whole,
+    state_dtype,
+)
+from nestmem.core.model import batched
 from nestmem.errors import InputError
 
 MEMORIES = ("memory", "keys", "values", "rate", "decay")
@@ -107,7 +116,7 @@ def init(
                 if depth == 1:
                     matrix = torch.eye(dim, dtype=dtype, device=device) + 0.1 * matrix
                 weights[f"{name}.{layer}"] = matrix
-    every = {name: w.expand(batch, *w.shape) for name, w in weights.items()}
+    every = batched(weights, batch)
     return MemoryState(weights=every, anchor=every)
 
 
@@ -150,45 +159,44 @@ def check(
             f"queries {list(queries.shape)} {queries.dtype} on {queries.device} and x {list(x.shape)} {x.dtype} on "
             f"{x.device} differ; both are [B, H, T, D] of one kind"
         )
-    for name, value in (("chunk", chunk), ("chunk_aux", chunk_aux)):
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is a whole number of tokens, at least 1; got {value!r}")
+    check_whole("chunk", chunk, unit=" of tokens")
+    check_whole("chunk_aux", chunk_aux, unit=" of tokens")
     if chunk % chunk_aux and chunk_aux % chunk:
         raise InputError(f"one chunk is a multiple of the other; got chunk={chunk}, chunk_aux={chunk_aux}")
     if activation not in ACTIVATIONS:
         raise InputError(f"activation is one of {sorted(ACTIVATIONS)}; got {activation!r}")
     if read not in ("chunk", "token"):
         raise InputError(f'read is "chunk" or "token"; got {read!r}')
-    _check_state(x, readout, state, chunk, chunk_aux)
+    _check_state(x, readout, state, chunk, chunk_aux, numbers)
     if numbers:
         check_finite("queries", queries)
         check_finite("x", x)
 
 
-def _check_state(x: Tensor, readout: Readout, state: MemoryState, chunk: int, chunk_aux: int) -> None:
+def _check_state(
+    x: Tensor, readout: Readout, state: MemoryState, chunk: int, chunk_aux: int, numbers: bool
+) -> None:
     batch, heads, _, dim = x.shape
-    weights = state.weights
+    weights, dtype = state.weights, state_dtype(x)
     depth = 2 if "memory.1" in weights else 1
     names = [f"{memory}.{layer}" for memory in memories(weights) for layer in range(depth)]
-    if set(names) != set(weights):
-        raise InputError(f"the state's weights are {names}; got {sorted(weights)}: start with selfmod.init")
+    check_names(weights, names, of="rule")
+    # A state knows the weights before the chunks that it was written in; the longer of the two is noted in it.
+    longest = max(chunk, chunk_aux)
+    check_chunk(longest, state)
     hidden = weights["memory.0"].shape[-1] if depth == 2 else dim
-    shapes = [(batch, heads, dim, hidden), (batch, heads, hidden, dim)]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    halfway = state.position % chunk or state.position % chunk_aux
-    if halfway and (state.anchor is None or set(state.anchor) != set(weights)):
-        raise InputError(
-            f"the state stands at token {state.position}, within a chunk of {min(chunk, chunk_aux)}, but has no anchor: "
-            "the weights before that chunk; continue from the state that chunked or recurrent returned"
-        )
-    for label, group in (("state.weights", weights), ("state.anchor", state.anchor if halfway else None)):
-        for name, w in (group or {}).items():
-            check_state_kind(f"{label}[{name!r}]", w)
-            if w.shape != shapes[int(name[-1])] or w.dtype != dtype or w.device != x.device:
-                raise InputError(
-                    f"{label}[{name!r}] is {list(w.shape)} {w.dtype} on {w.device}; for x {list(x.shape)} {x.dtype} it "
-                    f"is {list(shapes[int(name[-1])])} {dtype} on {x.device}"
-                )
+    shapes = {name: (dim, hidden) if name.endswith("0") else (hidden, dim) for name in names}
+    groups = {"state.weights": weights}
+    if state.position % longest or state.position % min(chunk, chunk_aux):
+        if state.anchor is None:
+            raise InputError(
+                f"the state stands at token {state.position}, within a chunk of {longest}, but has no anchor: "
+                "the weights before that chunk; continue from the state that chunked or recurrent returned"
+            )
+        groups["state.anchor"] = state.anchor
+    for label, group in groups.items():
+        check_shapes(group, shapes, (batch, heads), label=label, of="rule")
+        check_state(group, x, numbers, label=label, tokens="x")
     for name, shape in (("weight", (heads, dim)), ("bias", (heads,))):
         for gate in ("rate", "decay"):
             value = getattr(readout, f"{gate}_{name}")
@@ -197,3 +205,5 @@ def _check_state(x: Tensor, readout: Readout, state: MemoryState, chunk: int, ch
                     f"readout.{gate}_{name} is {list(value.shape)} {value.dtype} on {value.device}; expected "
                     f"{list(shape)} {dtype} on {x.device}"
                 )
+            if numbers:
+                check_finite(f"readout.{gate}_{name}", value)
