@@ -6,7 +6,8 @@
 DIR of `--data` holds .txt or .txt.gz files (TinyStories, WikiText-2); the last tenth of the text is held out. Every
 arm steps the matrices inside the blocks; embeddings, head and norms go by Adam at one rate, the same in all arms. Every
 arm gets the same tuning: short runs at five rates half a decade apart around its centre, and up to six more where the
-best is at an edge; then three seeds at the best rate. Finished runs are kept in DIR/runs.json and not run again.
+best is at an edge; then a run of full length at the best rate and up to two at the next higher ones, as long as these
+are better; then three seeds at that rate. Finished runs are kept in DIR/runs.json and not run again.
 `--plot` draws what runs.json holds. Losses are nats per token; seconds are CPU seconds of one thread, without evaluation.
 
 `--toy` compares delta momentum with momentum on the toy of Nested Learning (arXiv 2512.24695), Fig. 4, over a sweep of
@@ -52,6 +53,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     tuning_seed: int = 100
     extensions: int = 6
+    raises: int = 2
     adam_rate: float = 3e-3
     adam_betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
@@ -212,10 +214,12 @@ class Record:
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         wanted = json.loads(json.dumps(asdict(config)))
+        arms = {n: {"centre": a.centre, "options": a.options, "length": a.length} for n, a in ARMS.items()}
         if path.exists():
             self.content = json.loads(path.read_text())
             if self.content["config"] != wanted:
                 raise SystemExit(f"{path} holds runs of another config: {self.content['config']}")
+            self.content["arms"] = arms
         else:
             arms = {
                 n: {"centre": a.centre, "options": a.options, "length": a.length} for n, a in ARMS.items()
@@ -243,13 +247,17 @@ def best_index(record: Record, arm: str) -> int:
     return min(runs, key=lambda r: math.inf if r["loss"] is None else r["loss"])["index"]
 
 
+def chosen_index(record: Record, arm: str, config: Config) -> int:
+    """The index of the rate with the least loss among the arm's full runs of the first seed."""
+    runs = [r for r in record.content["runs"] if r["arm"] == arm and r["kind"] == "full"]
+    runs = [r for r in runs if r["seed"] == config.seeds[0]]
+    return min(runs, key=lambda r: math.inf if r["loss"] is None else r["loss"])["index"]
+
+
 def full_runs(record: Record, arm: str) -> list[dict]:
-    """The arm's runs of full length at its best rate."""
-    runs = [r for r in record.content["runs"] if r["arm"] == arm]
-    if not any(r["kind"] == "tuning" for r in runs):
-        return []
-    best = best_index(record, arm)
-    return [r for r in runs if r["kind"] == "full" and r["index"] == best]
+    """The arm's runs of full length at its chosen rate."""
+    runs = [r for r in record.content["runs"] if r["arm"] == arm and r["kind"] == "full"]
+    return [r for r in runs if r["index"] == chosen_index(record, arm, Config())]
 
 
 def measure(arm: str, record: Record, data: tuple[Tensor, Tensor], config: Config) -> None:
@@ -259,7 +267,7 @@ def measure(arm: str, record: Record, data: tuple[Tensor, Tensor], config: Confi
         about = {"arm": arm, "kind": kind, "index": index, "seed": seed}
         if record.find(**about) is None:
             made = run(arm, rate_of(arm, index), seed, round(steps * ARMS[arm].length), data, config)
-            record.add({**about, "rate": rate_of(arm, index), **made})
+            record.add({**about, "rate": f"{rate_of(arm, index):.3e}", **made})
             print(f"{arm} {kind} rate {rate_of(arm, index):.2e} seed {seed}: {made['loss']}", flush=True)
 
     low, high = (-2, 2) if ARMS[arm].centre else (0, 0)
@@ -271,20 +279,30 @@ def measure(arm: str, record: Record, data: tuple[Tensor, Tensor], config: Confi
             break
         low, high = (low - 1, high) if best == low else (low, high + 1)
         once("tuning", low if best == low + 1 else high, config.tuning_seed, config.short_steps)
+    # Longer runs bear, and want, higher rates than the short ones that chose.
+    first, index = config.seeds[0], best_index(record, arm)
+    once("full", index, first, config.steps)
+    for _ in range(config.raises if ARMS[arm].centre else 0):
+        once("full", index + 1, first, config.steps)
+        if chosen_index(record, arm, config) != index + 1:
+            break
+        index += 1
     for seed in config.seeds:
-        once("full", best_index(record, arm), seed, config.steps)
+        once("full", index, seed, config.steps)
 
 
 def table(record: Record) -> str:
-    """Markdown: rate, tuning runs, held-out loss (mean and standard deviation over seeds), milliseconds per step."""
+    """Markdown: rate, steps, what was tried, held-out loss (mean and standard deviation over seeds), time of a step."""
     lines = [
-        "| arm | rate | tuning runs | held-out loss | ms per step |",
-        "|---|--:|--:|--:|--:|",
+        "| arm | rate | steps | short runs | rates at full length | held-out loss | CPU ms per step |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     rows = []
     for arm in ARMS:
         full = full_runs(record, arm)
-        tuned = sum(r["arm"] == arm and r["kind"] == "tuning" for r in record.content["runs"])
+        runs = [r for r in record.content["runs"] if r["arm"] == arm]
+        short = sum(r["kind"] == "tuning" for r in runs)
+        tried = len({r["index"] for r in runs if r["kind"] == "full"})
         losses = [r["loss"] for r in full if r["loss"] is not None]
         if not full:
             continue
@@ -292,9 +310,13 @@ def table(record: Record) -> str:
             text, key = f"{len(full) - len(losses)} of {len(full)} diverged", math.inf
         else:
             text, key = f"{np.mean(losses):.3f} ± {np.std(losses, ddof=1):.3f}", float(np.mean(losses))
+        steps = max(r["curve"][-1][0] for r in full if r["curve"])
         speed = 1000 * np.mean([r["seconds"] / r["curve"][-1][0] for r in full if r["curve"]])
         rows.append(
-            (key, f"| {arm} | {rate_of(arm, full[0]['index']):.1e} | {tuned} | {text} | {speed:.0f} |")
+            (
+                key,
+                f"| {arm} | {rate_of(arm, full[0]['index']):.1e} | {steps} | {short} | {tried} | {text} | {speed:.0f} |",
+            )
         )
     return "\n".join([*lines, *(row for _, row in sorted(rows))])
 
@@ -307,9 +329,7 @@ def plot(record: Record, out: Path) -> None:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         for i, arm in enumerate(ARMS):
-            runs = [
-                r for r in record.content["runs"] if r["arm"] == arm and r["kind"] == "full" and r["loss"]
-            ]
+            runs = [r for r in full_runs(record, arm) if r["loss"] is not None]
             if not runs:
                 continue
             # The last point is the table's, over more tokens than the others.
@@ -321,7 +341,7 @@ def plot(record: Record, out: Path) -> None:
             axes.plot(mean[:, column], mean[:, 2], style, color=colour, linewidth=1.6, label=arm)
         axes.set(xlabel=label, ylabel="held-out loss, nats per token")
         axes.grid(alpha=0.3)
-        axes.set_ylim(top=5.0)
+        axes.set_ylim(top=4.5)
         axes.legend(fontsize=8)
         figure.savefig(out / f"loss_{name}.png", dpi=130)
 

@@ -156,7 +156,10 @@ class DeltaGradientDescent:
 
 @dataclass(frozen=True)
 class NewtonSchulz:
-    """S <- momentum S - rate g;  W <- decay W + NS(S) (Atlas, arXiv 2505.23735, section 5). What is no matrix takes S itself."""
+    """S <- momentum S - rate g;  W <- decay W + NS(S) (Atlas, arXiv 2505.23735, section 5).
+
+    What is no matrix takes S itself.
+    """
 
     steps: int = 5
 
