@@ -80,8 +80,8 @@ ARMS = {
     "dmgd_orthogonal": Arm(2e-2, DMGD, {"orthogonal": True}),
     "delta_momentum": Arm(1e-1, DeltaMomentum),
     "delta_momentum_adam": Arm(3e-4, DeltaMomentum, {"precondition": 0.95}),
-    "dgd": Arm(1e-3, DGD),
-    "dgd_adam": Arm(3e-4, DGD, {"precondition": 0.95, "momentum": 0.9, "forget": 0.1}),
+    "dgd": Arm(1e-3, DGD, {"model": None}),
+    "dgd_adam": Arm(3e-4, DGD, {"model": None, "precondition": 0.95, "momentum": 0.9, "forget": 0.1}),
     "momentum": Arm(1e-1, Momentum),
     # The blocks stay as they start, where they pass their input on: what embeddings and head learn alone.
     "frozen": Arm(0.0, Momentum),
@@ -275,20 +275,20 @@ def measure(arm: str, record: Record, data: tuple[Tensor, Tensor], config: Confi
         once("tuning", index, config.tuning_seed, config.short_steps)
     for _ in range(config.extensions if ARMS[arm].centre else 0):
         best = best_index(record, arm)
-        if best not in (low, high):
+        if low < best < high:
             break
-        low, high = (low - 1, high) if best == low else (low, high + 1)
-        once("tuning", low if best == low + 1 else high, config.tuning_seed, config.short_steps)
+        low, high = (low - 1, high) if best <= low else (low, high + 1)
+        once("tuning", low if best <= low + 1 else high, config.tuning_seed, config.short_steps)
     # Longer runs bear, and want, higher rates than the short ones that chose.
     first, index = config.seeds[0], best_index(record, arm)
     once("full", index, first, config.steps)
     for _ in range(config.raises if ARMS[arm].centre else 0):
         once("full", index + 1, first, config.steps)
-        if chosen_index(record, arm, config) != index + 1:
+        if chosen_index(record, arm, config) <= index:
             break
         index += 1
     for seed in config.seeds:
-        once("full", index, seed, config.steps)
+        once("full", chosen_index(record, arm, config), seed, config.steps)
 
 
 def table(record: Record) -> str:

@@ -22,9 +22,10 @@ class DGD(MatrixOptimizer):
     `nestmem.optim.inner.DGD`). For more inputs it is an approximation: the paper's steps follow one another, one per
     input, with one eta' per ||x||^2; here all see the same W, and tr C, their mean ||x||^2, stands for each.
 
-    C comes from the layers: `attach(model)` (or `model=`) hooks every nn.Linear whose weight is stepped here and
+    C comes from the layers: `model`, or `attach(model)` later, hooks every nn.Linear whose weight is stepped here and
     collects X as its gradient flows back, so a forward pass without a backward pass leaves no trace, and gradients
-    accumulated over several passes go with the inputs of those passes. Each costs 2 N I^2 operations. Matrices that
+    accumulated over several passes go with the inputs of those passes. Each costs 2 N I^2 operations. With model=None
+    nothing is forgotten but what `observe` tells. Matrices that
     are no nn.Linear's weight, and layers that were not used since the last step, take the step with C = 0. Vectors,
     and groups with `adam=True`, go by Adam. X^T X is not part of the state dict, so save after a step, as usual.
 
@@ -41,13 +42,13 @@ class DGD(MatrixOptimizer):
         self,
         params: Params,
         *,
+        model: nn.Module | None,
         lr: float = 0.01,
         momentum: float = 0.0,
         forget: float = 1.0,
         precondition: float | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        model: nn.Module | None = None,
         **vectors: Unpack[VectorOptions],
     ) -> None:
         defaults = {

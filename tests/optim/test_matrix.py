@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,8 +56,17 @@ TABLE = [
     case("dmgd", DMGD, inner.DMGD, printed.dmgd, 0.1, 0.02, True),
     case("dmgd l2", DMGD, inner.DMGD, printed.dmgd, 0.1, 0.02, True, objective="l2", hidden=7),
     case("dmgd orthogonal", DMGD, inner.DMGD, printed.dmgd, 0.1, 0.02, True, orthogonal=True),
-    case("dgd", DGD, inner.MeanDGD, printed.dgd, 0.3, 4e-3, momentum=0.0),
-    case("dgd adam", DGD, inner.MeanDGD, printed.dgd, 0.02, 3e-3, precondition=0.9, forget=0.1),
+    case("dgd", partial(DGD, model=None), inner.MeanDGD, printed.dgd, 0.3, 4e-3, momentum=0.0),
+    case(
+        "dgd adam",
+        partial(DGD, model=None),
+        inner.MeanDGD,
+        printed.dgd,
+        0.02,
+        3e-3,
+        precondition=0.9,
+        forget=0.1,
+    ),
     case("m3", M3, inner.M3, printed.m3, 0.1, 0.02, True, slow=0.5, period=3),
     case(
         "m3 printed", M3, inner.M3, printed.m3, 0.1, 3.0, slow=0.5, period=3, as_printed=True, settles=False
