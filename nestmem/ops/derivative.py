@@ -27,7 +27,7 @@ def again(
     aliases = [None if x is None else x.view_as(x) for x in inputs]
     outputs = function(*aliases)
     pairs = [(x, g) for x, g in zip(outputs, gradients, strict=True) if g is not None and x.requires_grad]
-    learned = [x for x, need in zip(aliases, needed, strict=True) if need]
+    learned = [x for x, need in zip(aliases, needed, strict=True) if need and x is not None]
     if not pairs or not learned:
         return [None] * len(needed)
     out, given = zip(*pairs, strict=True)

@@ -62,7 +62,7 @@ def test_a_window_of_which_only_the_newest_token_counts_is_titans() -> None:
 def test_a_matrix_memory_with_the_dot_objective_is_linear_attention() -> None:
     q, k, v = tokens()
     model = Linear(D, D)
-    decay = gates().decay
+    decay = torch.as_tensor(gates().decay)
     found, _ = deep.chunked(q, k, v, Gates(decay=decay), start(model), model=model, objective=Dot(), chunk=4)
     expected, _ = linear.chunked(q, k, v, decay)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -70,7 +70,7 @@ def test_a_matrix_memory_with_the_dot_objective_is_linear_attention() -> None:
 
 def test_a_matrix_memory_refreshed_at_every_token_is_the_delta_rule() -> None:
     q, k, v = tokens()
-    model, rate = Linear(D, D), gates().rate
+    model, rate = Linear(D, D), torch.as_tensor(gates().rate)
     found, _ = deep.chunked(q, k, v, Gates(rate=rate), start(model), model=model, objective=L2(0.5), chunk=1)
     expected, _ = delta.chunked(q, k, v, rate)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -139,9 +139,8 @@ def test_derivative_by_hand_is_autograd_s(
             + state.slots["momentum"]["0"].square().sum()
         )
         outer = [x for x in (model.norm_weight, model.norm_bias) if x is not None]
-        found.append(
-            torch.autograd.grad(loss, [q, k, v, g.rate, g.decay, g.momentum, *leaves.values(), *outer])
-        )  # pyright: ignore
+        every = [torch.as_tensor(x) for x in (q, k, v, g.rate, g.decay, g.momentum, *leaves.values(), *outer)]
+        found.append(torch.autograd.grad(loss, every))
     for by_hand, by_autograd in zip(*found, strict=True):
         torch.testing.assert_close(by_hand, by_autograd, rtol=1e-10, atol=1e-10)
 

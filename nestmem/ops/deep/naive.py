@@ -31,7 +31,8 @@ def recurrent(
     objective = objective or L2()
     gates = checked(queries, keys, values, gates, state, model, objective, chunk, window, scale, check)
     kind, given = state.weights["0"].dtype, queries.dtype
-    queries, keys, values, gates = (x.to(kind) for x in (queries, keys, values, gates))
+    queries, keys, values = (x.to(kind) for x in (queries, keys, values))
+    gates = gates.to(kind)
     outputs = []
     for t in range(keys.shape[2]):
         k, v, q = keys[:, :, t : t + 1], values[:, :, t : t + 1], queries[:, :, t : t + 1]
@@ -51,9 +52,8 @@ def recurrent(
 
         g = {n: torch.zeros_like(w) for n, w in state.weights.items()}
         for back in range(min(window, state.position + 1)):
-            weight = (
-                torch.ones_like(gates.rate[:, :, t]) if gates.window is None else gates.window[:, :, t, back]
-            )  # pyright: ignore
+            one = torch.ones_like(state.weights["0"][:, :, 0, 0])
+            weight = one if gates.window is None else gates.window[:, :, t, back]
             for n, part in torch.func.grad(loss)(state.anchor, window - 1 - back).items():
                 g[n] = g[n] + like(weight, part) * part
 

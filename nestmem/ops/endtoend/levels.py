@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestmem.core import GradientDescent, InnerOptimizer, State, Weights, state, static
-from nestmem.core.checks import check_finite, check_range, check_state_kind, transformed
+from nestmem.core.checks import RANGES, check_finite, check_range, check_state_kind, transformed
 from nestmem.core.optimizer import Slots
 from nestmem.errors import InputError
 
@@ -53,16 +53,12 @@ class Level:
             )
         if self.clip is not None and not 0 < self.clip < float("inf"):
             raise InputError(f"clip is a positive norm, or None; got {self.clip}")
-        for name, *bounds in (
-            ("rate", 0.0, float("inf")),
-            ("decay", 0.0, 1.0, False),
-            ("momentum", 0.0, 1.0),
-        ):
+        for name in ("rate", "decay", "momentum"):
             value = torch.as_tensor(getattr(self, name))
             if value.ndim:
                 raise InputError(f"{name} is one number for the level; got shape {list(value.shape)}")
             check_finite(name, value)
-            check_range(name, value, *bounds)
+            check_range(name, value, *RANGES[name])
 
 
 @state

@@ -69,14 +69,14 @@ def recurrent(
             seen = of(anchor, memory)
             # The target is a constant of the inner problem; outer gradients go through it.
             g = torch.func.grad(lambda w: objective.loss(model(w, k), target).sum())(seen)  # noqa: B023
-            after: Weights = {}
+            written: Weights = {}
             for layer, w in of(weights, memory).items():  # eq. 88
                 h = k if layer == "0" else function(k @ seen["0"])
                 n = unit(h)
-                after[layer] = (
+                written[layer] = (
                     like(decay, w) * w - like(rate, w) * (n.mT @ (n @ w)) - like(rate, w) * g[layer]
                 )
-            new |= {f"{memory}.{layer}": w for layer, w in after.items()}
+            new |= {f"{memory}.{layer}": w for layer, w in written.items()}
         weights = new
         if read == "token":
             outputs.append(model(of(weights, "memory"), q))
