@@ -1,13 +1,16 @@
-"""What hand-written derivatives share: derivatives of derivatives, and a state that autocast leaves alone."""
+"""What the fast forms share: derivatives of derivatives, and arithmetic that does not depend on the caller's."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+from nestmem.core.checks import transformed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,18 +38,37 @@ def again(
     return [next(found) if need else None for need in needed]
 
 
-def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose first argument is a tensor, with autocast off inside: it chooses its own dtypes.
+def own_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with arithmetic of its own: autocast off, and float32 denormal numbers counted as 0 on the CPU.
 
-    A state accumulates many small writes and would lose them in half precision.
+    A state accumulates many small writes and would lose them in half precision, so every op chooses its dtypes. A
+    memory that fades passes through denormal numbers (below 1e-38), and so do the gradients of what it held, with
+    which matrix products are five to ten times slower. The flag is the calling thread's, and is put back; other
+    threads of torch's pool keep theirs.
     """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         tensor = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        if tensor is None or not torch.is_autocast_enabled(tensor.device.type):
+        if tensor is None or transformed():
             return function(*args, **kwargs)
-        with torch.autocast(tensor.device.type, enabled=False):
+        with contextlib.ExitStack() as stack:
+            if torch.is_autocast_enabled(tensor.device.type):
+                stack.enter_context(torch.autocast(tensor.device.type, enabled=False))
+            if tensor.device.type == "cpu" and tensor.dtype != torch.float64:
+                stack.enter_context(_denormals_are_zero())
             return function(*args, **kwargs)
 
     return run
+
+
+@contextlib.contextmanager
+def _denormals_are_zero() -> Iterator[None]:
+    already = bool(torch.full((), 1e-39) * 1.0 == 0)
+    if already or not torch.set_flush_denormal(True):
+        yield
+        return
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -328,3 +328,15 @@ def test_check_false_skips_the_numbers_only() -> None:
         deep.chunked(q, k, v, Gates(), start(), model=DEEP, chunk=4)
     with pytest.raises(InputError, match="width"):
         deep.chunked(q[..., :2], k, v, Gates(), start(), model=DEEP, chunk=4, check=False)
+
+
+def test_fading_memories_do_not_pass_through_denormal_numbers() -> None:
+    """Forward and backward; and the caller's own arithmetic is as before."""
+    q, k, v = (x.float() for x in tokens())
+    weights = {n: (w * 1e-20).float().requires_grad_() for n, w in start().weights.items()}
+    state = MemoryState(weights=weights)
+    out, after = deep.chunked(q, k, v, Gates(rate=0.0, decay=0.01), state, model=MLP(sizes=(D, 6, D)), chunk=4)
+    tiny = torch.finfo(torch.float32).tiny
+    for x in (out, *after.weights.values(), *torch.autograd.grad(out.sum(), list(weights.values()))):
+        assert ((x == 0) | (x.abs() >= tiny)).all()
+    assert torch.full((), 1e-39) * 1.0 > 0

@@ -21,11 +21,11 @@ from nestmem.core.checks import transformed
 from nestmem.core.model import Weights
 from nestmem.ops.deep.mixing import Mixing, averaged, titans
 from nestmem.ops.deep.state import checked
-from nestmem.ops.derivative import again, without_autocast
+from nestmem.ops.derivative import again, own_arithmetic
 from nestmem.ops.gates import banded, since_start
 
 
-@without_autocast
+@own_arithmetic
 def chunked(
     queries: Tensor,
     keys: Tensor,
@@ -293,7 +293,7 @@ class _HandWritten(torch.autograd.Function):
         return out, *itertools.chain(*new)
 
     @staticmethod
-    @without_autocast
+    @own_arithmetic
     def backward(ctx: Any, d_out: Tensor | None, *d_new: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         inputs, leaves = tensors[: ctx.count], tensors[ctx.count :]

@@ -9,10 +9,10 @@ from nestmem.core import L2, MLP, Gates, MemoryState, Objective
 from nestmem.core.model import Weights
 from nestmem.core.optimizer import like
 from nestmem.ops.deep.state import checked
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 
 
-@without_autocast
+@own_arithmetic
 def recurrent(
     queries: Tensor,
     keys: Tensor,

@@ -11,12 +11,12 @@ from torch import Tensor
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
 from nestmem.ops.delta.inputs import prepare
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.gates import gate_products
 from nestmem.ops.linear.chunk import spans
 
 
-@without_autocast
+@own_arithmetic
 def chunked(
     queries: Tensor,
     keys: Tensor,

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from nestmem.core.memory import MemoryState
 from nestmem.ops.delta.inputs import prepare
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 
 
-@without_autocast
+@own_arithmetic
 def recurrent(
     queries: Tensor,
     keys: Tensor,

@@ -12,7 +12,7 @@ from torch import Tensor
 from nestmem.core.checks import state_dtype
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.gates import gate_products
 from nestmem.ops.linear.inputs import check_decay, check_inputs
 
@@ -31,7 +31,7 @@ def retention_decay(
     return 1 - 2.0 ** (-5 - torch.arange(heads, dtype=dtype, device=device))
 
 
-@without_autocast
+@own_arithmetic
 def chunked(
     queries: Tensor,
     keys: Tensor,

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from nestmem.core.checks import state_dtype
 from nestmem.core.memory import MemoryState
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.linear.inputs import check_decay, check_inputs
 
 
-@without_autocast
+@own_arithmetic
 def recurrent(
     queries: Tensor,
     keys: Tensor,

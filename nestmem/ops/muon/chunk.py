@@ -10,14 +10,14 @@ from torch import Tensor
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Model, Objective, Period, Weights, newton_schulz
 from nestmem.core.optimizer import like
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.gates import banded, gate_products
 from nestmem.ops.muon.gated import Gated
 from nestmem.ops.muon.start import Per, accept
 from nestmem.ops.recompute import recomputed
 
 
-@without_autocast
+@own_arithmetic
 def chunked(
     queries: Tensor,
     keys: Tensor,

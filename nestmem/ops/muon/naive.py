@@ -8,11 +8,11 @@ from torch import Tensor
 from nestmem.core import L2, Gates, MemoryState, Model, Objective, Weights, newton_schulz
 from nestmem.core.optimizer import like
 from nestmem.errors import InputError
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.muon.start import Per, accept
 
 
-@without_autocast
+@own_arithmetic
 def recurrent(
     queries: Tensor,
     keys: Tensor,

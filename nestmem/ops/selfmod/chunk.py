@@ -16,7 +16,7 @@ from torch import Tensor
 from nestmem.core import L2, Dot, MemoryState, Objective, Period, Weights
 from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
 from nestmem.core.checks import transformed
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.selfmod import rule
 from nestmem.ops.selfmod.fused import EPS2, Read, Update
 from nestmem.ops.selfmod.rule import Readout
@@ -42,7 +42,7 @@ class Setting(NamedTuple):
     fused: bool = False
 
 
-@without_autocast
+@own_arithmetic
 def chunked(
     queries: Tensor,
     x: Tensor,

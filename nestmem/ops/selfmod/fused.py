@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestmem.ops.derivative import again, without_autocast
+from nestmem.ops.derivative import again, own_arithmetic
 
 # the same as in core.unit, squared
 EPS2 = 1e-6 * 1e-6
@@ -45,7 +45,7 @@ class Read(torch.autograd.Function):
         return out
 
     @staticmethod
-    @without_autocast
+    @own_arithmetic
     def backward(ctx: Any, d_out: Tensor) -> Any:
         first, second, q, x, z, hidden = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -158,7 +158,7 @@ class Update(torch.autograd.Function):
         return after
 
     @staticmethod
-    @without_autocast
+    @own_arithmetic
     def backward(ctx: Any, *d_after: Tensor) -> Any:
         first, second, k, v, relative, step, left, *rest = ctx.saved_tensors
         a, b = ctx.scale

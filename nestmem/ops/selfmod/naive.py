@@ -10,12 +10,12 @@ from torch import Tensor
 from nestmem.core import L2, MemoryState, Objective, Weights, unit
 from nestmem.core.activations import FUNCTIONS
 from nestmem.core.optimizer import like
-from nestmem.ops.derivative import without_autocast
+from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.selfmod import rule
 from nestmem.ops.selfmod.rule import ADAPTIVE, Readout
 
 
-@without_autocast
+@own_arithmetic
 def recurrent(
     queries: Tensor,
     x: Tensor,
