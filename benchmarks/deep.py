@@ -1,6 +1,6 @@
 """The deep memory of Titans: `nestmem.ops.deep.chunked` in a complete layer against the layer of titans-pytorch.
 
-    python benchmarks/deep.py [--threads 1 2] [--quick] [--head plain] [--cap-seconds 60] [--json FILE]
+    python benchmarks/deep.py [--threads 1 2] [--expansion 4 1] [--quick] [--head plain] [--cap-seconds 60] [--json FILE]
 
 Needs `pip install titans-pytorch==0.5.5` for the comparison; without it, our side is measured alone. float32, CPU.
 
@@ -54,7 +54,6 @@ from nestmem.ops import deep
 PEER = "titans-pytorch==0.5.5"
 SIZES = ((128, 2, 512), (256, 4, 2048))  # dim, heads, tokens
 BATCHES = (1, 4)
-EXPANSIONS = (4, 1)  # hidden width over head width
 # name -> (theirs chunk_size, theirs batch_size, our chunk)
 MODES = {"a": (1, 64, 64), "b": (64, 64, 64), "c": (16, 16, 16)}
 PASSES = ("forward", "forward and backward")
@@ -448,7 +447,7 @@ def measured(options: argparse.Namespace, console: Console, sides: list[str]) ->
     # Peaks do not depend on threads; they are taken once.
     peaks: dict[str, Row] = {}
     for threads in options.threads:
-        for expansion in EXPANSIONS:
+        for expansion in options.expansion:
             for dim, heads, tokens in sizes:
                 for batch in BATCHES:
                     for mode in MODES:
@@ -498,6 +497,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--expansion", type=int, nargs="+", default=[4, 1], help="hidden over head width")
     parser.add_argument("--head", choices=("plain", "norm"), default="plain")
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--quick", action="store_true", help="T=512 only")
