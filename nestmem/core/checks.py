@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestmem.core.objective import WITHOUT_THRESHOLD, Objective
+from nestmem.core.state import State
 from nestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def check_gates(gates: Gates, keys: Tensor, *, window: int = 1, numbers: bool = 
             "give [B, H, T, window] weights exactly when a window of several tokens is asked for"
         )
     if gates.window is not None:
+        if not isinstance(gates.window, Tensor):
+            raise InputError(f"Gates.window is a tensor [B, H, T, {window}]; got {gates.window!r}")
         if gates.window.shape != (*keys.shape[:3], window):
             raise InputError(
                 f"Gates.window is [B, H, T, {window}] = {(*keys.shape[:3], window)}; got {_shape(gates.window)}"
@@ -104,6 +107,13 @@ def check_threshold(gates: Gates, objective: Objective) -> None:
         raise InputError(
             f"Gates.threshold is given, but {type(objective).__name__} has none; use Huber(), or leave it out"
         )
+
+
+def check_objective(objective: object) -> None:
+    """A value with loss and gradient, not the name or the class of one."""
+    known = all(callable(getattr(objective, name, None)) for name in ("loss", "gradient"))
+    if isinstance(objective, type) or not known:
+        raise InputError(f"objective is an instance such as L2() or Huber(); got {objective!r}")
 
 
 def check_delta(rate: Tensor, decay: Tensor) -> None:
@@ -145,6 +155,12 @@ def check_gate(
 
 SPREADS = "a memory would spread it to every later token"
 BROKEN = "what was written broke it: load an earlier state"
+FIRST = "the initial weights given hold nan or inf: mend them before init"
+
+
+def blame(state: MemoryState) -> str:
+    """Why a given state holds numbers that are not finite: what was written, or before the first token, its start."""
+    return BROKEN if state.position else FIRST
 
 
 def check_finite(name: str, x: Tensor, why: str = SPREADS) -> None:
@@ -168,6 +184,28 @@ def check_range(name: str, x: Tensor, low: float, high: float, low_allowed: bool
         raise InputError(f"{name} is {x[place].item():g}{_at(place)}, outside {bounds}")
 
 
+def check_written(state: MemoryState, numbers: bool = True) -> None:
+    """Finite weights and slots after a call's writes, so that the call which broke a memory is the one that says so."""
+    if not numbers:
+        return
+    groups = {"weights": state.weights} | {f"slots[{slot!r}]": parts for slot, parts in state.slots.items()}
+    for group, tensors in groups.items():
+        for name, x in tensors.items():
+            check_finite(
+                f"the write diverged: state.{group}[{name!r}]",
+                x,
+                "lower the rate, use keys of unit norm, or clip; nothing was returned",
+            )
+
+
+def check_class(state: object, expected: type[State]) -> None:
+    """A state of this class, rather than what load_state returns."""
+    if isinstance(state, tuple):
+        raise InputError("state is a tuple; load_state returns (state, header): give its first part")
+    if not isinstance(state, expected):
+        raise InputError(f"state is a {expected.__name__} from init; got {type(state).__name__}")
+
+
 def check_state(
     weights: Mapping[str, Tensor],
     keys: Tensor,
@@ -175,22 +213,60 @@ def check_state(
     *,
     label: str = "state.weights",
     tokens: str = "keys",
+    why: str = BROKEN,
 ) -> None:
     """Weights [B, H, ...] of the keys' batch, heads and device, of `state_dtype(keys)`, and finite.
 
-    `label` and `tokens` are what the message calls the weights and the keys.
+    `label` and `tokens` are what the message calls the weights and the keys; `why` says why numbers that are not
+    finite are there (`blame`).
     """
     for name, w in weights.items():
         here = f"{label}[{name!r}]"
         check_state_kind(here, w)
-        if w.shape[:2] != keys.shape[:2]:
-            raise InputError(f"{here} {_shape(w)} and {tokens} {_shape(keys)} differ in batch or heads")
-        if w.dtype != state_dtype(keys) or w.device != keys.device:
+        check_batch(here, w, keys, tokens)
+        kind = state_dtype(keys)
+        if w.dtype != kind or w.device != keys.device:
+            fit = f"torch.device({str(keys.device)!r})" if w.dtype == kind else kind
             raise InputError(
-                f"{here} is {w.dtype} on {w.device}, {tokens} {keys.dtype} on {keys.device}; make them one kind"
+                f"{here} is {w.dtype} on {w.device}, {tokens} {keys.dtype} on {keys.device}; use state.to({fit})"
             )
         if numbers:
-            check_finite(here, w, BROKEN)
+            check_finite(here, w, why)
+
+
+def check_batch(here: str, weights: Tensor, keys: Tensor, tokens: str = "keys") -> None:
+    """One weight's batch and heads against those of the tokens."""
+    if weights.shape[:2] == keys.shape[:2]:
+        return
+    # [B, T, H, width], as other libraries have it.
+    hint = ""
+    if weights.shape[:2] == (keys.shape[0], keys.shape[2]):
+        hint = f"; {tokens} are [B, H, T, width]; transpose(1, 2)?"
+    raise InputError(
+        f"{here} {_shape(weights)} and {tokens} {_shape(keys)} differ in batch or heads: [B, H] is "
+        f"{list(weights.shape[:2])} and {list(keys.shape[:2])}{hint}"
+    )
+
+
+def check_learned(
+    weights: Mapping[str, Tensor],
+    heads: int | None,
+    dtype: torch.dtype | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> None:
+    """Learned initial weights, name -> [H, ...] without the batch, in `shapes` where those are known.
+
+    InputError also where `heads` or `dtype`, None if not said, contradict them.
+    """
+    for name, w in weights.items():
+        check_state_kind(f"weights[{name!r}]", w)
+        if heads not in (None, *w.shape[:1]):
+            raise InputError(f"weights[{name!r}] is {list(w.shape)}, but heads={heads}; leave heads out")
+        if dtype not in (None, w.dtype):
+            raise InputError(f"weights[{name!r}] is {w.dtype}, but dtype={dtype}; cast the weights")
+    if shapes is not None:
+        check_names(weights, shapes, label="weights")
+        check_shapes(weights, shapes, next(iter(weights.values())).shape[:1], label="weights")
 
 
 def check_names(

@@ -11,24 +11,29 @@ import torch
 from torch import Tensor
 
 from nestmem.core.checks import (
-    BROKEN,
+    FIRST,
+    blame,
     check_chunk,
+    check_class,
     check_delta,
     check_finite,
     check_gates,
     check_kind,
+    check_learned,
     check_names,
+    check_objective,
     check_shapes,
     check_state,
-    check_state_kind,
     check_threshold,
     check_tokens,
+    check_written,
     state_dtype,
     transformed,
 )
 from nestmem.core.model import MLP, Model, Network, Weights, batched
 from nestmem.core.objective import L2, Objective
 from nestmem.core.optimizer import (
+    WITHOUT_MOMENTUM,
     DeltaGradientDescent,
     Gates,
     GradientDescent,
@@ -82,6 +87,9 @@ class Memory:
     optimizer: InnerOptimizer = field(default_factory=GradientDescent)
     period: Period = field(default_factory=Period)
 
+    def __post_init__(self) -> None:
+        check_objective(self.objective)
+
     def init(
         self,
         batch: int,
@@ -102,7 +110,7 @@ class Memory:
                 batch, heads or 1, generator=generator, dtype=dtype or torch.float32, device=device
             )
         else:
-            self._check_learned(weights, heads, dtype)
+            check_learned(weights, heads, dtype, self._shapes())
             weights = batched(weights, batch)
         return MemoryState(
             weights=weights,
@@ -114,7 +122,8 @@ class Memory:
     def read(self, state: MemoryState, queries: Tensor, *, check: bool = True) -> Tensor:
         """M(q) at the state's weights, [B, H, T, K] -> [B, H, T, V]. Writes nothing; `check` as in `scan`."""
         check_kind("queries", queries)
-        self._check_weights(state.weights, queries, check, "state.weights", "queries")
+        check_class(state, MemoryState)
+        self._check_weights(state.weights, queries, check, "state.weights", "queries", blame(state))
         if check:
             check_finite("queries", queries)
         return self.model(state.weights, queries.to(_kind(state))).to(queries.dtype)
@@ -167,8 +176,17 @@ class Memory:
     ) -> tuple[list[Tensor], MemoryState]:
         """Outputs, none without queries, and the state after the last token."""
         check_tokens(queries=keys if queries is None else queries, keys=keys, values=values, numbers=check)
+        check_class(state, MemoryState)
         # Numbers for gates stand in the state's dtype, which half precision would round.
-        gates = (gates or Gates()).expand(keys[..., :0].to(state_dtype(keys)))
+        given = gates or Gates()
+        gates = given.expand(keys[..., :0].to(state_dtype(keys)))
+        moving = isinstance(given.momentum, Tensor) or given.momentum != 0
+        # A transform maps tensors only, so that inside one a momentum of 0 may be given as a tensor.
+        if moving and not transformed() and type(self.optimizer) in WITHOUT_MOMENTUM:
+            raise InputError(
+                f"Gates.momentum is given, but {type(self.optimizer).__name__} keeps no momentum; "
+                "use optimizer=Momentum()"
+            )
         check_gates(gates, keys, window=self.period.window, numbers=check)
         check_threshold(gates, self.objective)
         if gates.threshold is not None and self.period.window > 1:
@@ -186,32 +204,26 @@ class Memory:
             k, v = keys[:, :, cut].to(kind), values[:, :, cut].to(kind)
             out, state = self._piece(state, q, k, v, gates.slice(start, stop))
             outputs += out
+        check_written(state, check)
         return outputs, state
 
-    def _check_learned(self, weights: Weights, heads: int | None, dtype: torch.dtype | None) -> None:
-        for name, w in weights.items():
-            check_state_kind(f"weights[{name!r}]", w)
-            if heads not in (None, *w.shape[:1]):
-                raise InputError(f"weights[{name!r}] is {list(w.shape)}, but heads={heads}; leave heads out")
-            if dtype not in (None, w.dtype):
-                raise InputError(f"weights[{name!r}] is {w.dtype}, but dtype={dtype}; cast the weights")
-        if isinstance(self.model, MLP | Network):
-            check_names(weights, self.model.shapes, label="weights")
-            first = next(iter(weights.values()))
-            check_shapes(weights, self.model.shapes, first.shape[:1], label="weights")
+    def _shapes(self) -> dict[str, tuple[int, ...]] | None:
+        return self.model.shapes if isinstance(self.model, MLP | Network) else None
 
-    def _check_weights(self, weights: Weights, like: Tensor, check: bool, label: str, tokens: str) -> None:
+    def _check_weights(
+        self, weights: Weights, like: Tensor, check: bool, label: str, tokens: str, why: str
+    ) -> None:
         """Names, kinds, numbers and shapes of one set of weights against the model and the tokens."""
         if isinstance(self.model, MLP | Network):
             check_names(weights, self.model.shapes, label=label)
-        check_state(weights, like, check, label=label, tokens=tokens)
+        check_state(weights, like, check, label=label, tokens=tokens, why=why)
         if isinstance(self.model, MLP | Network):
             check_shapes(weights, self.model.shapes, like.shape[:2], label=label)
 
     def _check_state(self, state: MemoryState, keys: Tensor, values: Tensor, check: bool) -> None:
         """Whether this memory wrote the state, for sequences such as these, and can go on from it."""
-        period, position = self.period, state.position
-        self._check_weights(state.weights, keys, check, "state.weights", "keys")
+        period, position, why = self.period, state.position, blame(state)
+        self._check_weights(state.weights, keys, check, "state.weights", "keys", why)
         check_chunk(period.chunk, state)
         if position % period.chunk and (period.gradient == "chunk" or period.read == "chunk"):
             if state.anchor is None:
@@ -219,7 +231,7 @@ class Memory:
                     f"the state stands at token {position}, inside a chunk of {period.chunk}, but has no anchor, the "
                     "weights before that chunk; go on from the state that scan returned"
                 )
-            self._check_weights(state.anchor, keys, check, "state.anchor", "keys")
+            self._check_weights(state.anchor, keys, check, "state.anchor", "keys", why)
         # An optimizer may draw numbers for its slots, which vmap refuses.
         if not transformed():
             self._check_slots(state, check)
@@ -229,7 +241,7 @@ class Memory:
                     f"Period.reset is {period.reset}, but the state has no initial weights to return to; "
                     "start from the init of this memory"
                 )
-            self._check_weights(state.initial, keys, check, "state.initial", "keys")
+            self._check_weights(state.initial, keys, check, "state.initial", "keys", FIRST)
         if period.window > 1:
             self._check_recent(state, keys, values, check)
 
@@ -253,7 +265,7 @@ class Memory:
                         f"{label}[{n!r}] is {x.dtype} on {x.device}; expected {parts[n].dtype} on {some.device}"
                     )
                 if check:
-                    check_finite(f"{label}[{n!r}]", x, BROKEN)
+                    check_finite(f"{label}[{n!r}]", x, blame(state))
 
     def _check_recent(self, state: MemoryState, keys: Tensor, values: Tensor, check: bool) -> None:
         window = self.period.window
@@ -271,7 +283,7 @@ class Memory:
                     f"the recent {name} of the state are {list(x.shape)}; a window of {window} over {name} "
                     f"{list(now.shape)} needs {wanted}"
                 )
-            check_state({name: x}, keys, check, label="state.recent")
+            check_state({name: x}, keys, check, label="state.recent", why=blame(state))
 
     def _since(self, position: int) -> int:
         """Tokens since the start or the last reset, beyond which no window looks back."""

@@ -39,6 +39,12 @@ class Gates(State):
 
     def expand(self, like: Tensor) -> Gates:
         """Numbers made tensors [B, H, T] of the keys' kind."""
+        for name in ("rate", "decay", "momentum"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor | int | float):
+                raise InputError(
+                    f"Gates.{name} is a tensor [B, H, T] or a number; got {type(value).__name__}: use torch.as_tensor"
+                )
         shape = like.shape[:-1]
         return self.replace(
             **{
@@ -48,7 +54,13 @@ class Gates(State):
         )
 
     def slice(self, start: int, stop: int) -> Gates:
-        """The gates of tokens start..stop-1; numbers stay."""
+        """The gates of tokens start..stop-1; numbers stay. InputError beyond the last token."""
+        for name in ("rate", "decay", "momentum", "window", "threshold"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and not 0 <= start <= stop <= value.shape[2]:
+                raise InputError(
+                    f"Gates.{name} {list(value.shape)} has {value.shape[2]} tokens; got start={start}, stop={stop}"
+                )
         cut = {
             name: value[:, :, start:stop]
             for name in ("rate", "decay", "momentum", "window", "threshold")
@@ -226,6 +238,10 @@ class Adam:
             corrected = (square[n] / (1 - self.beta2 ** count[n]) + self.eps**2).sqrt() + self.eps
             new[n] = like(decay, w) * w - like(rate, w) * (mean[n] / (1 - self.beta1 ** count[n])) / corrected
         return new, {"mean": mean, "square": square, "count": count}
+
+
+# What a momentum per token says nothing to. An optimizer of the user's own may read it.
+WITHOUT_MOMENTUM = (GradientDescent, DeltaGradientDescent, Adam)
 
 
 def newton_schulz(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -47,7 +47,7 @@ def state(cls: type[S]) -> type[S]:
             f"there is a State named {cls.__name__} in {other.__module__} already, and files would mix the two up; "
             f"give the one in {cls.__module__} another name"
         )
-    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     moving = [f.name for f in fields if not f.metadata.get("static")]
     fixed = [f.name for f in fields if f.metadata.get("static")]
@@ -73,6 +73,12 @@ def state(cls: type[S]) -> type[S]:
 class State:
     """What a memory knows. Methods return a new state; none changes the old one."""
 
+    def __repr__(self) -> str:
+        """Dtype and shape of each tensor under its path, and the numbers."""
+        parts = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        lines = [line for f in parts for line in _lines(f.name, getattr(self, f.name))]
+        return f"{type(self).__name__}({', '.join(lines)})"
+
     def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
         """Every tensor replaced by function(tensor)."""
         return pytree.tree_map_only(Tensor, function, self)
@@ -94,6 +100,16 @@ class State:
     def bytes(self) -> int:
         """Size of all tensors, bytes."""
         return sum(t.numel() * t.element_size() for t in pytree.tree_leaves(self) if isinstance(t, Tensor))
+
+
+def _lines(path: str, value: Any) -> list[str]:
+    """What stands under a path, dicts and tuples flattened: "weights.0: float32[2, 3]"."""
+    if isinstance(value, Tensor):
+        return [f"{path}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"]
+    if isinstance(value, dict | tuple) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [line for name, item in items for line in _lines(f"{path}.{name}", item)]
+    return [f"{path}={value!r}"]
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

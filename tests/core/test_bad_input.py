@@ -46,6 +46,7 @@ NAN, INF = float("nan"), float("inf")
 MEMORY = Memory(model=Linear(K, V), objective=Huber(), optimizer=Momentum(), period=Period(chunk=2))
 FRESH = MEMORY.init(B, H, dtype=torch.float64)
 
+WINDOWED = Memory(model=Linear(K, V), objective=Huber(), optimizer=Momentum(), period=Period(window=2))
 random = partial(torch.randn, dtype=torch.float64)
 ones = partial(torch.ones, dtype=torch.float64)
 
@@ -125,7 +126,7 @@ def test_a_state_of_other_sequences_or_numbers(check: bool) -> None:
             check=check,
         )
     refuses(
-        r"state.weights\['0'\] is torch.float32 on cpu, keys torch.float64 on cpu; make them one kind",
+        r"state.weights\['0'\] is torch.float32 on cpu, keys torch.float64 on cpu; use state.to\(torch.float64\)",
         state=FRESH.to(torch.float32),
         check=check,
     )
@@ -312,7 +313,7 @@ def test_infinities_that_cancel_are_seen() -> None:
 
 def test_huge_values_go_through_a_scan() -> None:
     given: dict[str, Any] = {n: x.float() for n, x in tokens().items()} | {
-        "values": torch.full((B, H, T, V), 3e38)
+        "values": torch.full((B, H, T, V), 1e37)
     }
     MEMORY.scan(FRESH.to(torch.float32), **given, gates=Gates(rate=0.0))
 
@@ -348,8 +349,11 @@ def test_an_mlp_refuses_the_same(optimizer) -> None:
 def test_a_broken_state(bad: float) -> None:
     weights = {"0": FRESH.weights["0"].clone()}
     weights["0"][1, 2, 3, 4] = bad
-    broken = FRESH.replace(weights=weights)
-    message = rf"state.weights\['0'\] \[2, 3, 5, 6\] holds {bad} at \[1, 2, 3, 4\]; .*load an earlier state"
+    broken = FRESH.replace(weights=weights, position=2)
+    where = rf"state.weights\['0'\] \[2, 3, 5, 6\] holds {bad} at \[1, 2, 3, 4\]; "
+    message = where + ".*load an earlier state"
+    with pytest.raises(InputError, match=where + "the initial weights given hold nan"):
+        MEMORY.scan(broken.replace(position=0), **tokens())
     with pytest.raises(InputError, match=message):
         check_state(weights, random(B, H, T, K))
     with pytest.raises(InputError, match=message):
@@ -361,7 +365,70 @@ def test_a_broken_state(bad: float) -> None:
     MEMORY.scan(broken, **tokens(), check=False)
     slots = {"momentum": weights}
     with pytest.raises(InputError, match=rf"state.slots\['momentum'\]\['0'\] .* holds {bad} at .*earlier"):
-        MEMORY.scan(FRESH.replace(slots=slots), **tokens())
+        MEMORY.scan(FRESH.replace(slots=slots, position=2), **tokens())
+
+
+@pytest.mark.parametrize("optimizer", [GradientDescent(), Momentum()])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_write_that_diverges_says_so_itself(optimizer, chunked: bool) -> None:
+    memory = Memory(model=Linear(K, V), optimizer=optimizer, period=Period(chunk=2))
+    state, given = memory.init(B, H, dtype=torch.float64), tokens()
+    for call in (memory.scan, partial(memory.write, keys=given["keys"], values=given["values"])):
+        more = given if call == memory.scan else {}
+        with pytest.raises(
+            InputError, match=r"the write diverged: state.weights\['0'\] .*nothing was returned"
+        ):
+            call(state, **more, gates=Gates(rate=1e200), chunked=chunked)
+        call(state, **more, gates=Gates(rate=1e200), chunked=chunked, check=False)
+
+
+@pytest.mark.parametrize("optimizer", [GradientDescent(), DeltaGradientDescent(), Adam()])
+@pytest.mark.parametrize("momentum", [0.5, ones(B, H, T)])
+def test_a_momentum_that_no_one_keeps(optimizer, momentum: Any) -> None:
+    memory = Memory(model=Linear(K, V), optimizer=optimizer)
+    state = memory.init(B, H, dtype=torch.float64)
+    message = f"{type(optimizer).__name__} keeps no momentum; use optimizer=Momentum"
+    refuses(message, memory=memory, state=state, gates=Gates(momentum=momentum))
+
+    class Own(type(optimizer)):
+        """An optimizer of the user's own, which may read it."""
+
+    Memory(model=Linear(K, V), optimizer=Own()).write(
+        state.replace(slots=optimizer.init(state.weights)),
+        random(B, H, T, K),
+        random(B, H, T, V),
+        Gates(rate=0.1, momentum=momentum),
+    )
+
+
+@pytest.mark.parametrize("objective", [L2, "l2", 3])
+def test_an_objective_is_an_instance(objective: Any) -> None:
+    with pytest.raises(InputError, match=r"objective is an instance such as L2\(\) or Huber\(\); got"):
+        Memory(model=Linear(K, V), objective=objective)
+
+
+def test_gates_of_other_kinds_and_beyond_the_last_token() -> None:
+    for name in ("rate", "decay", "momentum"):
+        for value in ([0.1] * T, torch.ones(B, H, T).numpy(), "1"):
+            refuses(rf"Gates.{name} is a tensor \[B, H, T\] or a number; got", gates=only(name, value))
+    refuses("Gates.window is a tensor", gates=only("window", [1.0]), memory=WINDOWED)
+    with pytest.raises(InputError, match=r"Gates.rate \[2, 3, 4\] has 4 tokens; got start=2, stop=5"):
+        Gates(rate=ones(B, H, T)).slice(2, T + 1)
+    assert Gates(rate=ones(B, H, T)).slice(2, T).rate.shape == (B, H, 2)  # pyright: ignore
+
+
+def test_what_load_state_returns_is_no_state() -> None:
+    for call in (MEMORY.scan, MEMORY.write):
+        given = tokens() if call == MEMORY.scan else {n: x for n, x in tokens().items() if n != "queries"}
+        with pytest.raises(InputError, match=r"load_state returns \(state, header\)"):
+            call((FRESH, {}), **given)  # pyright: ignore
+    with pytest.raises(InputError, match=r"load_state returns \(state, header\)"):
+        MEMORY.read((FRESH, {}), random(B, H, T, K))  # pyright: ignore
+
+
+def test_tokens_with_time_before_heads() -> None:
+    swapped: dict[str, Any] = {n: x.transpose(1, 2) for n, x in tokens().items()}
+    refuses(r"\[B, H\] is \[2, 3\] and \[2, 4\]; keys are \[B, H, T, width\]; transpose\(1, 2\)\?", **swapped)
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 2.0, "2", True, None])

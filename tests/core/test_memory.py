@@ -74,6 +74,10 @@ def start(memory: Memory, batch: int = 1, heads: int = 1) -> MemoryState:
     return memory.init(batch, weights={n: random(w.shape[1:], generator=generator) for n, w in fresh.items()})
 
 
+def keeps_momentum(optimizer: InnerOptimizer) -> bool:
+    return isinstance(optimizer, Momentum | NewtonSchulz)
+
+
 def tokens(memory: Memory, batch: int = 1, heads: int = 1, length: int = T) -> dict[str, Any]:
     """queries, keys, values and every gate the memory takes."""
     g = torch.Generator().manual_seed(3)
@@ -81,8 +85,10 @@ def tokens(memory: Memory, batch: int = 1, heads: int = 1, length: int = T) -> d
     gates = Gates(
         rate=0.05 + 0.3 * torch.rand(shape, generator=g, dtype=torch.float64),
         decay=0.5 + 0.5 * torch.rand(shape, generator=g, dtype=torch.float64),
-        momentum=0.9 * torch.rand(shape, generator=g, dtype=torch.float64),
     )
+    momentum = 0.9 * torch.rand(shape, generator=g, dtype=torch.float64)
+    if keeps_momentum(memory.optimizer):
+        gates = gates.replace(momentum=momentum)
     window = memory.period.window
     if window > 1:
         gates = gates.replace(window=torch.rand(*shape, window, generator=g, dtype=torch.float64))
@@ -216,19 +222,16 @@ def test_outer_gradients_through_three_chunks(optimizer: InnerOptimizer) -> None
     given, state = tokens(memory, length=5), start(memory)
     first = {n: w[0].clone().requires_grad_() for n, w in state.weights.items()}
     parts: list[Any] = [given[n].clone().requires_grad_() for n in ("queries", "keys", "values")]
-    gates = [
-        x.clone().requires_grad_()
-        for x in (getattr(given["gates"], n) for n in ("rate", "decay", "momentum"))
-    ]
+    named = ["rate", "decay", "momentum"][: 3 if keeps_momentum(optimizer) else 2]
+    gates = [getattr(given["gates"], n).clone().requires_grad_() for n in named]
 
     def outer(*flat: Tensor) -> tuple[Tensor, ...]:
-        rest: list[Any] = list(flat[:-3])
-        rate, decay, momentum = flat[-3:]
+        rest: list[Any] = list(flat[: -len(named)])
         weights = dict(zip(first, rest[3:], strict=True))
         out, after = memory.scan(
             memory.init(1, weights=weights),
             *rest[:3],
-            Gates(rate=rate, decay=decay, momentum=momentum),  # pyright: ignore[reportCallIssue]
+            Gates(**dict(zip(named, flat[-len(named) :], strict=True))),
             check=False,
         )
         return out, *after.weights.values()
@@ -238,10 +241,9 @@ def test_outer_gradients_through_three_chunks(optimizer: InnerOptimizer) -> None
     gradients = torch.autograd.grad(
         [x.square().sum() for x in outer(*inputs)], inputs, materialize_grads=True
     )
-    names = ["queries", "keys", "values", *first, "rate", "decay", "momentum"]
+    names = ["queries", "keys", "values", *first, *named]
     for name, each in zip(names, gradients, strict=True):
-        unused = name == "momentum" and not isinstance(optimizer, Momentum | NewtonSchulz)
-        assert bool(each.any()) != unused, name
+        assert each.any(), name
         if name in ("keys", "values", "decay"):
             assert each.reshape(5, -1).any(-1).all(), f"some token's {name}"
 
@@ -272,7 +274,7 @@ def test_a_window_before_the_first_token_has_a_finite_derivative() -> None:
     """A model of the key's direction, which has none at zero."""
     model = Network(lambda w, k: (k / k.norm(dim=-1, keepdim=True)) @ w["0"], {"0": torch.zeros(3, 2)})
     memory = Memory(model=model, period=Period(chunk=2, window=3))
-    given = tokens(made(period=memory.period))
+    given = tokens(made(optimizer=memory.optimizer, period=memory.period))
     weights = random(1, 3, 2).requires_grad_()
     keys = given["keys"].clone().requires_grad_()
     outputs, _ = memory.scan(memory.init(1, weights={"0": weights}), **but(given, keys=keys))
@@ -342,8 +344,9 @@ def test_numbers_for_gates_are_the_same_at_every_token(optimizer: InnerOptimizer
     memory = made(optimizer=optimizer)
     given, state = tokens(memory), start(memory)
     full = given["gates"].map(lambda x: torch.full_like(x, 0.25))
+    numbers = Gates(rate=0.25, decay=0.25, momentum=0.25 if keeps_momentum(optimizer) else 0.0)
     assert_same(
-        memory.scan(state, **but(given, gates=Gates(rate=0.25, decay=0.25, momentum=0.25))),
+        memory.scan(state, **but(given, gates=numbers)),
         memory.scan(state, **but(given, gates=full)),
         0,
     )
@@ -385,7 +388,9 @@ def test_vmap_over_the_batch(optimizer: InnerOptimizer) -> None:
         outputs, after = memory.scan(whole[0], **whole[1])
         return outputs[0], after.map(lambda x: x[0])
 
-    assert_same(torch.func.vmap(one)(state, given), memory.scan(state, **given))
+    # vmap maps tensors, not numbers.
+    full = but(given, gates=given["gates"].expand(given["keys"]))
+    assert_same(torch.func.vmap(one)(state, full), memory.scan(state, **given))
 
 
 @optimizers

@@ -369,3 +369,11 @@ def test_two_states_of_one_name_are_refused() -> None:
         register("one", "Other.Twin")
     # The same module, imported again.
     assert register("one", "Twin") is not first
+
+
+def test_a_state_shows_shapes_not_numbers() -> None:
+    state = MemoryState(weights={"0": torch.ones(2, 3)}, recent=(torch.ones(1), torch.ones(2)), position=7)
+    assert repr(state) == (
+        "MemoryState(weights.0: float32[2, 3], slots={}, anchor=None, recent.0: float32[1], recent.1: float32[2], "
+        "initial=None, position=7, chunk=0)"
+    )

@@ -268,7 +268,17 @@ BAD: list[tuple[dict, str]] = [
         {"state": start(MLP(sizes=(D, 7, D)))},
         r"state.weights\['0'\] is \[2, 2, 4, 7\]; this model needs \[2, 2, 4, 6\]",
     ),
-    ({"state": start().to(torch.float32)}, "torch.float32 on cpu, keys torch.float64"),
+    (
+        {"state": start().to(torch.float32)},
+        r"torch.float32 on cpu, keys torch.float64 .*state.to\(torch.float64\)",
+    ),
+    ({"gates": Gates(rate=1e200)}, r"the write diverged: state.weights\['0'\] .* holds"),
+    ({"objective": L2}, r"objective is an instance such as L2\(\)"),
+    ({"state": (start(), {})}, r"load_state returns \(state, header\)"),
+    (
+        dict(zip(("queries", "keys", "values"), (x.transpose(1, 2) for x in tokens()), strict=True)),
+        r"\[B, H\] is \[2, 2\] and \[2, 11\]; keys are \[B, H, T, width\]; transpose\(1, 2\)\?",
+    ),
 ]
 
 
@@ -309,6 +319,8 @@ def test_states_that_do_not_fit_are_refused(form: Any) -> None:
     with pytest.raises(
         InputError, match=r"state.weights\['1'\] .* holds nan at \[0, 1, 2, 3\].*earlier state"
     ):
+        form(q, k, v, Gates(), MemoryState(weights=nan, position=4), model=DEEP, chunk=4)
+    with pytest.raises(InputError, match="the initial weights given hold nan"):
         form(q, k, v, Gates(), MemoryState(weights=nan), model=DEEP, chunk=4)
     biased = MLP(sizes=(D, 6, D), residual=True, bias=True)
     with pytest.raises(InputError, match=r"\['0.bias', '1.bias'\] too many"):
@@ -335,8 +347,23 @@ def test_fading_memories_do_not_pass_through_denormal_numbers() -> None:
     q, k, v = (x.float() for x in tokens())
     weights = {n: (w * 1e-20).float().requires_grad_() for n, w in start().weights.items()}
     state = MemoryState(weights=weights)
-    out, after = deep.chunked(q, k, v, Gates(rate=0.0, decay=0.01), state, model=MLP(sizes=(D, 6, D)), chunk=4)
+    out, after = deep.chunked(
+        q, k, v, Gates(rate=0.0, decay=0.01), state, model=MLP(sizes=(D, 6, D)), chunk=4
+    )
     tiny = torch.finfo(torch.float32).tiny
     for x in (out, *after.weights.values(), *torch.autograd.grad(out.sum(), list(weights.values()))):
         assert ((x == 0) | (x.abs() >= tiny)).all()
     assert torch.full((), 1e-39) * 1.0 > 0
+
+
+def test_learned_weights_that_are_not_the_models() -> None:
+    good = {n: w[0] for n, w in start().weights.items()}
+    assert deep.init(DEEP, B, weights=good).weights["0"].shape == (B, H, D, 6)
+    for weights, more, message in (
+        ({"0": good["0"]}, {}, r"weights: \['1'\] missing"),
+        (start().weights, {}, r"weights\['0'\] is \[2, 2, 4, 6\]; this model needs"),
+        (good, {"heads": 3}, "but heads=3; leave heads out"),
+        (good, {"dtype": torch.float32}, "but dtype=torch.float32; cast the weights"),
+    ):
+        with pytest.raises(InputError, match=message):
+            deep.init(DEEP, B, weights=weights, **more)

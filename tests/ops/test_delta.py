@@ -213,6 +213,15 @@ def test_vmap_and_compile(decay: bool) -> None:
         ({"decay": torch.ones(H)}, r"decay is \[B, H, T\]"),
         ({"rate": torch.full((B, H, T), float("inf"))}, r"rate .* holds inf at \[0, 0, 0\]"),
         ({"chunk": 0}, "chunk is a whole number"),
+        ({"rate": Gates()}, r"rate is given a Gates; .* tensors or numbers; state=\.\.\."),
+        ({"decay": delta.init(B, H, K, V)}, "decay is given a MemoryState"),
+        ({"rate": None}, "rate is None"),
+        ({"rate": 1.5}, "rate is 1.5 at .*negative_eigenvalues=True allows 2"),
+        ({"state": (delta.init(B, H, K, V), {})}, r"load_state returns \(state, header\)"),
+        (
+            {"values": 1.7e308 * (-1.0) ** torch.arange(T, dtype=torch.float64)[:, None].expand(B, H, T, V)},
+            "diverged",
+        ),
         ({"state": delta.init(B, H, K, V)}, "use state.to"),
         ({"state": delta.init(B, H, K, V + 1, dtype=torch.float64)}, r"\[B, H, K, V\] = \[2, 3, 4, 5\]"),
     ],
@@ -222,6 +231,16 @@ def test_bad_input(scan, changes: dict, message: str) -> None:
     good = {"queries": q, "keys": k, "values": v, "rate": torch.ones(B, H, T, dtype=torch.float64)}
     with pytest.raises(InputError, match=message):
         scan(**(good | changes))
+
+
+@both
+def test_numbers_for_gates_are_the_same_at_every_token(scan) -> None:
+    q, k, v, rate = inputs()
+    full = torch.ones_like(rate)
+    for decay in (0.75, 1):
+        found, expected = scan(q, k, v, 0.5, decay), scan(q, k, v, 0.5 * full, decay * full)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1].weights["0"], expected[1].weights["0"])
 
 
 def test_check_false_skips_the_look_at_numbers_only() -> None:

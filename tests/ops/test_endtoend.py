@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestmem.core import MLP, GradientDescent
+from nestmem.core import MLP, DeltaGradientDescent, GradientDescent, Momentum
 from nestmem.errors import InputError
 from nestmem.ops.endtoend import EndToEndState, Level, chunked, init, recurrent
 from tests.ops.rule_endtoend import WIDTH, fast_weights, first_carry, outer_weights, step
@@ -326,6 +326,10 @@ def test_a_step_that_returns_wrong_shapes_is_refused(form) -> None:
         wrong(lambda losses, out, carry: (losses, out, carry | {"key": carry["key"][1:]}))()
     with pytest.raises(InputError, match="carry like the one it was given"):
         wrong(lambda losses, out, carry: (losses, out, carry["key"]))()
+    with pytest.raises(InputError, match=r"step returns \(losses, outputs, carry\); got 2 of them"):
+        wrong(lambda losses, out, carry: (losses, out))()
+    with pytest.raises(InputError, match=r"step returns \(losses, outputs, carry\); got Tensor"):
+        wrong(lambda losses, out, carry: losses)()
 
 
 def test_bad_input_is_refused() -> None:
@@ -341,6 +345,14 @@ def test_bad_input_is_refused() -> None:
         Level(period=0)
     with pytest.raises(InputError, match="clip is a positive norm"):
         Level(period=1, clip=0.0)
+    with pytest.raises(InputError, match="DeltaGradientDescent reads layer inputs"):
+        Level(period=1, optimizer=DeltaGradientDescent())
+    with pytest.raises(
+        InputError, match=r"keeps \['momentum'\].*make the state by init with the same levels"
+    ):
+        call(levels=Level(period=3, optimizer=Momentum()))
+    with pytest.raises(InputError, match=r"load_state returns \(state, header\)"):
+        call(state=(state, {}))
     with pytest.raises(InputError, match="decay is 0, outside"):
         Level(period=1, decay=0)
     with pytest.raises(InputError, match="rate is -1"):

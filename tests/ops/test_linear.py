@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nestmem.core import Gates
 from nestmem.errors import InputError, MissingExtra
 from nestmem.ops import kernels, linear
 
@@ -178,6 +179,11 @@ def bad(**changes):
         ({"decay": torch.ones(H, dtype=torch.int64)}, "decay is torch.int64"),
         ({"decay": torch.full((H,), 1.5)}, r"decay is 1.5 at \[0\], outside \(0, 1\]"),
         ({"decay": torch.zeros(B, H, T, K)}, r"decay is 0 at \[0, 0, 0, 0\]"),
+        ({"decay": Gates()}, r"decay is given a Gates; .* tensors or numbers; state=\.\.\."),
+        ({"decay": linear.init(B, H, K, V)}, "decay is given a MemoryState"),
+        ({"decay": 1.5}, "decay is 1.5 at"),
+        ({"state": (linear.init(B, H, K, V), {})}, r"load_state returns \(state, header\)"),
+        ({"values": torch.full((B, H, T, V), 1.7e308, dtype=torch.float64)}, "diverged"),
         ({"chunk": 0}, "chunk is a whole number of tokens, at least 1; got 0"),
         ({"state": linear.init(B, H, K, V)}, "use state.to"),
         ({"state": linear.init(B, H, V, K, dtype=torch.float64)}, r"state.weights\['0'\] is \[B, H, K, V\]"),
@@ -187,6 +193,15 @@ def bad(**changes):
 def test_bad_input(scan, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         scan(**bad(**changes))
+
+
+def test_a_number_for_decay_is_the_same_at_every_token() -> None:
+    given = bad()
+    full = torch.full((B, H, T), 0.75, dtype=torch.float64)
+    for scan in (linear.chunked, linear.recurrent):
+        found, expected = scan(**(given | {"decay": 0.75})), scan(**(given | {"decay": full}))
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1].weights["0"], expected[1].weights["0"])
 
 
 def test_learned_weights_of_another_shape() -> None:

@@ -331,7 +331,7 @@ BAD: list[tuple[dict, str]] = [
     ({"state": start(MODEL, "chunk")}, r'not made by init.*per="token"'),
     ({"renormalize": True}, 'renormalize goes with per="chunk"'),
     ({"gates": None}, "muon takes Gates"),
-    ({"state": {}}, "muon takes Gates and a MemoryState"),
+    ({"state": {}}, "state is a MemoryState from init; got dict"),
     ({"gates": Gates(rate=torch.ones(2, 2, 3).double())}, r"rate is \[B, H, T\] = \(2, 2, 8\)"),
     ({"gates": Gates(rate=-1.0)}, r"rate is -1 at \[0, 0, 0\], outside \[0, inf\]"),
     ({"gates": Gates(decay=0.0)}, r"decay is 0 .* outside \(0, 1\]"),
@@ -401,6 +401,12 @@ BAD: list[tuple[dict, str]] = [
         },
         "some start at zero",
     ),
+    (
+        {"gates": Gates(rate=1e200, momentum=1.0), "steps": None},
+        r"the write diverged: state.weights\['0'\] .* holds",
+    ),
+    ({"objective": "l2"}, r"objective is an instance such as L2\(\)"),
+    ({"state": (start(MODEL), {})}, r"load_state returns \(state, header\)"),
 ]
 
 
@@ -467,3 +473,16 @@ def test_check_false_skips_the_numbers_only() -> None:
     assert out.isnan().any()
     with pytest.raises(InputError, match="width"):
         chunked(q[..., :2], k, v, Gates(), start(MODEL), model=MODEL, chunk=4, check=False)
+
+
+def test_learned_weights_that_are_not_the_models() -> None:
+    good = {n: w[0] for n, w in start(MODEL).weights.items()}
+    assert init(MODEL, 3, weights=good).weights["0"].shape == (3, *good["0"].shape)
+    for weights, more, message in (
+        ({"0": good["0"]}, {}, r"weights: \['1'\] missing"),
+        (start(MODEL).weights, {}, r"weights\['0'\] is \[2, 2, 4, 6\]; this model needs"),
+        (good, {"heads": 3}, "but heads=3; leave heads out"),
+        (good, {"dtype": torch.float32}, "but dtype=torch.float32; cast the weights"),
+    ):
+        with pytest.raises(InputError, match=message):
+            init(MODEL, 3, weights=weights, **more)

@@ -322,6 +322,9 @@ def test_wrong_input_is_named() -> None:
         ("float32", (q, x, readout, state.to(torch.float32)), {}),
         ("readout.rate_weight", (q, x, readout.to(torch.float32), state), {}),
         ("has no anchor", (q, x, readout, within.replace(anchor=None)), {"chunk": 4}),
+        ("the write diverged: state.weights", (q, 1e150 * x, readout, state), {"chunk": 2}),
+        ("objective is an instance", (q, x, readout, state), {"objective": Huber}),
+        ("load_state returns", (q, x, readout, (state, {})), {}),
         ("activation is one of", (q, x, readout, state), {"activation": "elu"}),
         (
             "missing; it was made for another rule",
@@ -333,6 +336,16 @@ def test_wrong_input_is_named() -> None:
         for message, arguments, options in cases:
             with pytest.raises(InputError, match=message):
                 scan(*arguments, **options)
+    good = {n: w[0] for n, w in state.weights.items()}
+    learned: list[tuple[str, dict, dict]] = [
+        ("'values.1'. missing", {n: w for n, w in good.items() if n != "values.1"}, {}),
+        (r"weights\['memory.0'\] is \[2, 2, 4, 4\]; this model needs", state.weights, {}),
+        ("but heads=3; leave heads out", good, {"heads": 3}),
+        ("but dtype=torch.float32", good, {"dtype": torch.float32}),
+    ]
+    for message, weights, more in learned:
+        with pytest.raises(InputError, match=message):
+            selfmod.init(1, weights=weights, **more)
     with pytest.raises(InputError, match="rate_max is in"):
         readout.replace(rate_max=1.5)
     with pytest.raises(InputError, match="give dim"):

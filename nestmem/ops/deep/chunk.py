@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Objective, Period
 from nestmem.core.activations import ACTIVATIONS
-from nestmem.core.checks import transformed
+from nestmem.core.checks import check_written, transformed
 from nestmem.core.model import Weights
 from nestmem.ops.deep.mixing import Mixing, averaged, titans
 from nestmem.ops.deep.state import checked
@@ -56,7 +56,7 @@ def chunked(
 
     Raises InputError for shapes, kinds, numbers outside their range, and nan (with its place).
     """
-    objective = objective or L2()
+    objective = L2() if objective is None else objective
     gates = checked(queries, keys, values, gates, state, model, objective, chunk, window, scale, check)
     kind = state.weights["0"].dtype
 
@@ -121,6 +121,7 @@ def chunked(
         position=position,
         chunk=chunk,
     )
+    check_written(new, check)
     return torch.cat(outputs, 1).unflatten(0, (batch, heads)).to(queries.dtype), new
 
 

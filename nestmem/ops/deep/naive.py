@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Objective
+from nestmem.core.checks import check_written
 from nestmem.core.model import Weights
 from nestmem.core.optimizer import like
 from nestmem.ops.deep.state import checked
@@ -28,7 +29,7 @@ def recurrent(
     check: bool = True,
 ) -> tuple[Tensor, MemoryState]:
     """Arguments, result and errors of `chunked`; the definition it must agree with."""
-    objective = objective or L2()
+    objective = L2() if objective is None else objective
     gates = checked(queries, keys, values, gates, state, model, objective, chunk, window, scale, check)
     kind, given = state.weights["0"].dtype, queries.dtype
     queries, keys, values = (x.to(kind) for x in (queries, keys, values))
@@ -75,4 +76,5 @@ def recurrent(
             weights=weights, slots=slots, recent=recent, position=state.position + 1, chunk=chunk
         )
         outputs.append(model(weights, q))
+    check_written(state, check)
     return torch.cat(outputs, 2).to(given), state

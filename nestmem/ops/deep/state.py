@@ -7,10 +7,15 @@ from torch import Tensor
 
 from nestmem.core import MLP, Gates, MemoryState, Objective, Weights
 from nestmem.core.checks import (
+    blame,
+    check_batch,
     check_chunk,
+    check_class,
     check_finite,
     check_gate,
     check_gates,
+    check_learned,
+    check_objective,
     check_shapes,
     check_state,
     check_threshold,
@@ -25,26 +30,29 @@ from nestmem.errors import InputError
 def init(
     model: MLP,
     batch: int,
-    heads: int = 1,
+    heads: int | None = None,
     *,
     weights: Weights | None = None,
     momentum: bool = False,
     averaged: bool = False,
     window: int = 1,
     generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> MemoryState:
     """The state before the first token; `weights` (name -> [H, ...]) are the learned initial ones, if any.
 
     `momentum` keeps a momentum beside each weight (Titans), `averaged` the chunk's sum of gradients that the
-    position-scaled steps of TTT read; `window` the last window - 1 keys and values.
+    position-scaled steps of TTT read; `window` the last window - 1 keys and values. `heads` and `dtype` as in
+    `Memory.init`: 1 and float32 for fresh weights; learned ones say themselves what they are.
     """
     if momentum and averaged:
         raise InputError("a memory has momentum or averaged steps, not both; leave one of them False")
     if weights is None:
-        weights = model.init(batch, heads, generator=generator, dtype=dtype, device=device)
+        kind = dtype or torch.float32
+        weights = model.init(batch, heads or 1, generator=generator, dtype=kind, device=device)
     else:
+        check_learned(weights, heads, dtype, model.shapes)
         weights = batched(weights, batch)
     first = weights["0"]
     zeros = {name: torch.zeros_like(w) for name, w in weights.items()} if momentum or averaged else None
@@ -74,9 +82,12 @@ def checked(
         raise InputError(
             f"deep memories are a core.MLP; got {type(model).__name__}: use core.Memory for others"
         )
+    check_objective(objective)
     check_whole("window", window, unit=" of tokens")
     check_tokens(queries=queries, keys=keys, values=values, numbers=numbers)
-    if not isinstance(state, MemoryState) or not isinstance(gates, Gates):
+    if isinstance(gates, Gates):
+        check_class(state, MemoryState)
+    else:
         raise InputError(
             f"deep takes Gates and a MemoryState from init; got {type(gates).__name__}, {type(state).__name__}"
         )
@@ -86,16 +97,17 @@ def checked(
             f"the memory maps width {model.sizes[0]} to {model.sizes[-1]}; got keys {list(keys.shape)}, "
             f"values {list(values.shape)}"
         )
-    check_weights(model, state.weights, keys, "state.weights", numbers)
+    why = blame(state)
+    check_weights(model, state.weights, keys, "state.weights", numbers, why)
     for name, slot in state.slots.items():
-        check_weights(model, slot, keys, f"state.slots[{name!r}]", numbers)
+        check_weights(model, slot, keys, f"state.slots[{name!r}]", numbers, why)
     if state.position % chunk:
         if state.anchor is None:
             raise InputError(
                 f"the state stands at token {state.position}, inside a chunk of {chunk}, but has no anchor: go on "
                 "from a state that chunked or recurrent returned"
             )
-        check_weights(model, state.anchor, keys, "state.anchor", numbers)
+        check_weights(model, state.anchor, keys, "state.anchor", numbers, why)
     for name, norm in (("norm_weight", model.norm_weight), ("norm_bias", model.norm_bias)):
         if norm is not None:
             if tuple(norm.shape) not in (tuple(keys.shape[1:2]) + model.sizes[-1:], model.sizes[-1:]):
@@ -133,12 +145,9 @@ def checked(
     return full
 
 
-def check_weights(model: MLP, weights: Weights, keys: Tensor, label: str, numbers: bool) -> None:
+def check_weights(model: MLP, weights: Weights, keys: Tensor, label: str, numbers: bool, why: str) -> None:
     """One tensor per layer, of the model's widths and the keys' batch, heads and kind."""
-    expected: dict[str, tuple[int, ...]] = {}
-    for layer, (i, o) in enumerate(zip(model.sizes[:-1], model.sizes[1:], strict=True)):
-        expected[str(layer)] = (i, o)
-        if model.bias:
-            expected[f"{layer}.bias"] = (o,)
-    check_shapes(weights, expected, keys.shape[:2], label=label)
-    check_state(weights, keys, numbers, label=label)
+    for name, w in weights.items():
+        check_batch(f"{label}[{name!r}]", w, keys)
+    check_shapes(weights, model.shapes, keys.shape[:2], label=label)
+    check_state(weights, keys, numbers, label=label, why=why)

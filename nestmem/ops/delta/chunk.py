@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nestmem.core.checks import check_written
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
 from nestmem.ops.delta.inputs import prepare
@@ -21,8 +22,8 @@ def chunked(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    rate: Tensor,
-    decay: Tensor | None = None,
+    rate: Tensor | float,
+    decay: Tensor | float | None = None,
     state: MemoryState | None = None,
     *,
     normalize: bool = False,
@@ -40,7 +41,7 @@ def chunked(
 
     queries, keys [B, H, T, K], values [B, H, T, V]; rate [B, H, T] in 0..1, the share of the error that is written,
     or 0..2 with negative_eigenvalues (arXiv 2411.12537: the state can flip sign along a key, which is what
-    parity needs); decay [B, H, T] in (0, 1], the share of the memory that is kept, None for all of it;
+    parity needs); decay [B, H, T] in (0, 1], the share of the memory that is kept, None for all; both also numbers;
     state.weights {"0": [B, H, K, V]}, None for zeros. Keys are to have unit norm; normalize=True makes queries and
     keys so. Shorter and longer keys are taken as they are while rate ||k||^2 <= 2, where a write does not grow.
 
@@ -56,7 +57,7 @@ def chunked(
     >>> (k @ state.weights["0"]).flatten()
     tensor([0., 1., 2.])
     """
-    q, k, state = prepare(
+    q, k, rate, decay, state = prepare(
         queries, keys, values, rate, decay, state, chunk, normalize, negative_eigenvalues, check
     )
     s = state.weights["0"]
@@ -67,6 +68,7 @@ def chunked(
         decay = None if decay is None else decay.to(k.dtype)
         outputs, s = _scan(q, k, values.to(k.dtype), rate.to(k.dtype), decay, s, chunk)
     after = MemoryState(weights={"0": s}, position=state.position + keys.shape[2])
+    check_written(after, check)
     return outputs.to(values.dtype), after
 
 

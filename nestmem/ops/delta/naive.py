@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nestmem.core.checks import check_written
 from nestmem.core.memory import MemoryState
 from nestmem.ops.delta.inputs import prepare
 from nestmem.ops.derivative import own_arithmetic
@@ -15,8 +16,8 @@ def recurrent(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    rate: Tensor,
-    decay: Tensor | None = None,
+    rate: Tensor | float,
+    decay: Tensor | float | None = None,
     state: MemoryState | None = None,
     *,
     normalize: bool = False,
@@ -28,7 +29,7 @@ def recurrent(
 
     Arguments, results and errors as in `chunked`; `chunk` changes nothing.
     """
-    q, k, state = prepare(
+    q, k, rate, decay, state = prepare(
         queries, keys, values, rate, decay, state, chunk, normalize, negative_eigenvalues, check
     )
     v, beta = values.to(k.dtype), rate.to(k.dtype)
@@ -42,4 +43,5 @@ def recurrent(
         s = alpha_t * (identity - beta_t * k_t.mT @ k_t) @ s + beta_t * k_t.mT @ v_t
         outputs.append(q_t @ s)
     after = MemoryState(weights={"0": s}, position=state.position + keys.shape[2])
+    check_written(after, check)
     return torch.cat(outputs, dim=2).to(values.dtype), after

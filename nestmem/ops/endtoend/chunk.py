@@ -147,8 +147,8 @@ class _Run:
 
         def total(fast: Weights, inputs: Any, carry: Any) -> tuple[Tensor, tuple[Tensor, Any, Any]]:
             with sdpa_kernel(SDPBackend.MATH):
-                losses, outputs, carried = self.step(outer, fast | shared, inputs, carry)
-            check_step(n, carry, losses, outputs, carried)
+                result = self.step(outer, fast | shared, inputs, carry)
+            losses, outputs, carried = check_step(n, carry, result)
             return losses.sum(), (losses, outputs, carried)
 
         learn = self.full and bool(weights)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestmem.core import GradientDescent, InnerOptimizer, State, Weights, state, static
-from nestmem.core.checks import RANGES, check_finite, check_range, check_state_kind, transformed
+from nestmem.core import DeltaGradientDescent, GradientDescent, InnerOptimizer, State, Weights, state, static
+from nestmem.core.checks import RANGES, check_class, check_finite, check_range, check_state_kind, transformed
 from nestmem.core.optimizer import Slots
 from nestmem.errors import InputError
 
@@ -53,6 +53,10 @@ class Level:
             )
         if self.clip is not None and not 0 < self.clip < float("inf"):
             raise InputError(f"clip is a positive norm, or None; got {self.clip}")
+        if isinstance(self.optimizer, DeltaGradientDescent):
+            raise InputError(
+                "DeltaGradientDescent reads layer inputs, which a level has not; use GradientDescent()"
+            )
         for name in ("rate", "decay", "momentum"):
             value = torch.as_tensor(getattr(self, name))
             if value.ndim:
@@ -166,6 +170,7 @@ def accept(
     inputs: Any, state: EndToEndState, levels: Level | Sequence[Level], chunk: int | None, check: bool
 ) -> tuple[list[tuple[int, Level, tuple[str, ...]]], int, int]:
     """The levels that are written, the chunk and the number of tokens, or InputError."""
+    check_class(state, EndToEndState)
     named = assign(levels, [*state.weights, *state.shared])
     unit = span(named, chunk)
     leaves = pytree.tree_leaves(inputs)
@@ -204,6 +209,7 @@ def accept(
             raise InputError(
                 f"level {number} does not fit the state; make the state by init with the same levels"
             )
+        _check_slots(number, level, names, state)
         slow = level.period > unit
         if any((n in state.gradients) != slow for n in names):
             raise InputError(
@@ -214,8 +220,27 @@ def accept(
     return written, unit, tokens
 
 
-def check_step(n: int, carry: Any, losses: Any, outputs: Any, carried: Any) -> None:
-    """What a step returned for n tokens of one sequence has the shapes it promised."""
+def _check_slots(number: int, level: Level, names: tuple[str, ...], state: EndToEndState) -> None:
+    """The slots are those that this level's optimizer makes."""
+    # An optimizer may draw numbers for its slots, which vmap refuses.
+    if transformed():
+        return
+    slots = state.slots[str(number)]
+    made = torch.func.vmap(level.optimizer.init)({n: state.weights[n].detach()[:1] for n in names})
+    found, expected = ({k: sorted(parts) for k, parts in each.items()} for each in (slots, made))
+    if found != expected:
+        raise InputError(
+            f"level {number} has {type(level.optimizer).__name__}, which keeps {sorted(expected)}, and the state "
+            f"holds {sorted(found)}; make the state by init with the same levels"
+        )
+
+
+def check_step(n: int, carry: Any, result: Any) -> tuple[Tensor, Any, Any]:
+    """What a step returned for n tokens of one sequence, which has the shapes it promised."""
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        found = f"{len(result)} of them" if isinstance(result, tuple | list) else type(result).__name__
+        raise InputError(f"step returns (losses, outputs, carry); got {found}")
+    losses, outputs, carried = result
     if not isinstance(losses, Tensor) or losses.shape != (n,) or not losses.is_floating_point():
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise InputError(f"step returns losses [n] = [{n}], one number per token; got {found}")
@@ -232,6 +257,7 @@ def check_step(n: int, carry: Any, losses: Any, outputs: Any, carried: Any) -> N
             f"{[x.dtype for x in before]}; got {[list(x.shape) for x in after]} of {[x.dtype for x in after]}. "
             "Cut a cache to a fixed window, and give init the first carry"
         )
+    return losses, outputs, carried
 
 
 def check_results(losses: Tensor, gradients: Weights, chunk: int, first: int) -> None:

@@ -78,8 +78,8 @@ def _sequence(
                 n: w.view_as(w) if w.requires_grad else w.detach().requires_grad_()
                 for n, w in weights.items()
             }
-            losses, outputs, live = step(outer, point | state.shared, piece, carry)
-            check_step(stop - start, carry, losses, outputs, live)
+            result = step(outer, point | state.shared, piece, carry)
+            losses, outputs, live = check_step(stop - start, carry, result)
         all_losses.append(losses)
         all_outputs.append(outputs)
         if stop - start == chunk:

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nestmem.core.checks import state_dtype
+from nestmem.core.checks import check_written, state_dtype
 from nestmem.core.memory import MemoryState
 from nestmem.ops import kernels
 from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.gates import gate_products
-from nestmem.ops.linear.inputs import check_decay, check_inputs
+from nestmem.ops.linear.inputs import check_decay, check_inputs, gate
 
 # Tokens (times batch and heads) whose C x C matrices are held at a time. More leave the caches of a CPU core.
 SPAN_TOKENS = 8192
@@ -36,7 +36,7 @@ def chunked(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    decay: Tensor | None = None,
+    decay: Tensor | float | None = None,
     state: MemoryState | None = None,
     *,
     scale: float = 1.0,
@@ -51,6 +51,7 @@ def chunked(
     queries, keys [B, H, T, K], values [B, H, T, V]; state.weights {"0": [B, H, K, V]}, None for zeros. The share of
     the memory that is kept, decay in (0, 1]:
 
+        a number       the same at every token
         None           all of it: plain linear attention (arXiv 2006.16236, eq. 16-20, without feature map and sum)
         [H]            fixed for each head: RetNet (arXiv 2307.08621, eq. 6; `retention_decay`)
         [B, H, T]      by the token: Mamba-2, simple GLA
@@ -69,6 +70,7 @@ def chunked(
     tensor([0.0000, 0.5000, 2.0000])
     """
     state = check_inputs(queries, keys, values, state, chunk, check)
+    decay = gate("decay", decay, keys)
     check_decay(decay, keys, check)
     if kernels.use_fla(kernel, keys, rule="linear"):
         outputs, s = kernels.linear(queries, keys, values, decay, scale, state.weights["0"])
@@ -78,6 +80,7 @@ def chunked(
         q = q if scale == 1.0 else q * scale
         outputs, s = _scan(q, k, v, None if decay is None else decay.to(kind), state.weights["0"], chunk)
     after = MemoryState(weights={"0": s}, position=state.position + keys.shape[2])
+    check_written(after, check)
     return outputs.to(values.dtype), after
 
 

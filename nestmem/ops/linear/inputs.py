@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from nestmem.core.checks import (
+    blame,
+    check_class,
     check_finite,
     check_gate,
     check_range,
@@ -57,6 +59,7 @@ def check_inputs(
     shape, kind = (batch, heads, key_width, values.shape[3]), state_dtype(keys)
     if state is None:
         return MemoryState(weights={NAME: keys.new_zeros(shape, dtype=kind)})
+    check_class(state, MemoryState)
     if set(state.weights) != {NAME}:
         raise InputError(f"the state of a matrix memory holds the weights '0'; got {sorted(state.weights)}")
     weights = state.weights[NAME]
@@ -72,8 +75,20 @@ def check_inputs(
             f"need {kind} there: use state.to({kind}) or move one of them"
         )
     if numbers:
-        check_finite("state.weights['0']", weights)
+        check_finite("state.weights['0']", weights, blame(state))
     return state
+
+
+def gate(name: str, value: Tensor | float | None, keys: Tensor) -> Tensor | None:
+    """A number as the gate [B, H, T] of the state's dtype; tensors and None as they are."""
+    if value is None or isinstance(value, Tensor):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return keys.new_full((), value, dtype=state_dtype(keys)).expand(keys.shape[:3])
+    raise InputError(
+        f"{name} is given a {type(value).__name__}; this rule takes rate and decay (linear: decay alone) as "
+        "[B, H, T] tensors or numbers; state=... takes the state"
+    )
 
 
 def check_decay(decay: Tensor | None, keys: Tensor, numbers: bool) -> None:

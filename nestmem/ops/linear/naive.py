@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestmem.core.checks import state_dtype
+from nestmem.core.checks import check_written, state_dtype
 from nestmem.core.memory import MemoryState
 from nestmem.ops.derivative import own_arithmetic
-from nestmem.ops.linear.inputs import check_decay, check_inputs
+from nestmem.ops.linear.inputs import check_decay, check_inputs, gate
 
 
 @own_arithmetic
@@ -16,7 +16,7 @@ def recurrent(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    decay: Tensor | None = None,
+    decay: Tensor | float | None = None,
     state: MemoryState | None = None,
     *,
     scale: float = 1.0,
@@ -28,6 +28,7 @@ def recurrent(
     Arguments, results and errors as in `chunked`; `chunk` changes nothing.
     """
     state = check_inputs(queries, keys, values, state, chunk, check)
+    decay = gate("decay", decay, keys)
     check_decay(decay, keys, check)
     kind, s = state_dtype(keys), state.weights["0"]
     if decay is None:
@@ -43,4 +44,5 @@ def recurrent(
         s = decay_t.mT * s + k_t.mT @ v_t
         outputs.append(scale * q_t @ s)
     after = MemoryState(weights={"0": s}, position=state.position + keys.shape[2])
+    check_written(after, check)
     return torch.cat(outputs, dim=2).to(values.dtype), after

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestmem.core import L2, MLP, Gates, MemoryState, Model, Objective, Period, Weights, newton_schulz
+from nestmem.core.checks import check_written
 from nestmem.core.optimizer import like
 from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.gates import banded, gate_products
@@ -74,7 +75,7 @@ def chunked(
     >>> y.shape, state.position
     (torch.Size([1, 2, 10, 4]), 10)
     """
-    objective = objective or L2()
+    objective = L2() if objective is None else objective
     q, k, v, gates, state = accept(
         queries,
         keys,
@@ -99,6 +100,7 @@ def chunked(
         else:
             out, state = _chunk(state, *piece, model, objective, chunk, steps, renormalize)
         outputs.append(out)
+    check_written(state, check)
     return torch.cat(outputs, dim=2).to(queries.dtype), state
 
 

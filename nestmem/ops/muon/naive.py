@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nestmem.core import L2, Gates, MemoryState, Model, Objective, Weights, newton_schulz
+from nestmem.core.checks import check_written
 from nestmem.core.optimizer import like
 from nestmem.errors import InputError
 from nestmem.ops.derivative import own_arithmetic
@@ -31,7 +32,7 @@ def recurrent(
     check: bool = True,
 ) -> tuple[Tensor, MemoryState]:
     """Arguments, result and errors of `chunked`; the definition it must agree with. Nothing is checkpointed."""
-    objective = objective or L2()
+    objective = L2() if objective is None else objective
     q, k, v, gates, state = accept(
         queries,
         keys,
@@ -108,6 +109,7 @@ def recurrent(
         after = state.replace(
             weights=w, slots={"momentum": s, "gradient": total, "gates": kept, "norm": norm}
         )
+    check_written(after, check)
     return torch.cat(outputs, 2).to(queries.dtype), after.replace(
         position=state.position + keys.shape[2], chunk=chunk
     )

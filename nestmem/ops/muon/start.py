@@ -9,9 +9,13 @@ from torch import Tensor
 
 from nestmem.core import MLP, Gates, MemoryState, Model, Network, Objective, Weights
 from nestmem.core.checks import (
+    blame,
     check_chunk,
+    check_class,
     check_finite,
     check_gates,
+    check_learned,
+    check_objective,
     check_shapes,
     check_state,
     check_threshold,
@@ -31,25 +35,29 @@ SLOTS = {"token": {"momentum"}, "chunk": {"momentum", "gradient", "gates", "norm
 def init(
     model: Model,
     batch: int,
-    heads: int = 1,
+    heads: int | None = None,
     *,
     weights: Weights | None = None,
     per: Per = "token",
     window: int = 1,
     generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> MemoryState:
     """The state before the first token; `weights` (name -> [H, ...]) are the learned initial ones, if any.
 
     per="token" keeps the last window - 1 keys and values. per="chunk" has three slots beside the momentum: the
     gradient summed since the chunk began, the chunk's gates so far, and the norms of the initial matrices' columns,
-    to which `renormalize` returns.
+    to which `renormalize` returns. `heads` and `dtype` as in `Memory.init`: 1 and float32 for fresh weights; learned
+    ones say themselves what they are.
     """
     _check_per(per, window)
     if weights is None:
-        weights = model.init(batch, heads, generator=generator, dtype=dtype, device=device)
+        kind = dtype or torch.float32
+        weights = model.init(batch, heads or 1, generator=generator, dtype=kind, device=device)
     else:
+        known = isinstance(model, MLP | Gated | Network)
+        check_learned(weights, heads, dtype, model.shapes if known else None)
         weights = batched(weights, batch)
     zero = {name: torch.zeros_like(w) for name, w in weights.items()}
     some = next(iter(weights.values()))
@@ -94,13 +102,16 @@ def accept(
         check_whole("steps", steps, unit=" of iterations")
     if per == "token" and renormalize:
         raise InputError('renormalize goes with per="chunk"; a token\'s weights are not renormalised')
+    check_objective(objective)
     check_tokens(queries=queries, keys=keys, values=values, numbers=check)
-    if not isinstance(state, MemoryState) or not isinstance(gates, Gates):
+    if isinstance(gates, Gates):
+        check_class(state, MemoryState)
+    else:
         raise InputError(
             f"muon takes Gates and a MemoryState from init; got {type(gates).__name__}, {type(state).__name__}"
         )
     check_chunk(chunk, state)
-    _check_model(model, state.weights, keys, values, check)
+    _check_model(model, state, keys, values, check)
     _check_slots(state, keys, per, check)
     if per == "token" and state.position % chunk:
         if state.anchor is None:
@@ -136,8 +147,9 @@ def _check_per(per: Per, window: int) -> None:
         )
 
 
-def _check_model(model: Model, weights: Weights, keys: Tensor, values: Tensor, check: bool) -> None:
+def _check_model(model: Model, state: MemoryState, keys: Tensor, values: Tensor, check: bool) -> None:
     """Widths of the tokens, and names, shapes, dtypes and numbers of the weights, against the model."""
+    weights = state.weights
     if isinstance(model, MLP | Gated):
         key, value = _widths(model)
         if keys.shape[3] != key or values.shape[3] != value:
@@ -146,7 +158,7 @@ def _check_model(model: Model, weights: Weights, keys: Tensor, values: Tensor, c
             )
     if isinstance(model, MLP | Gated | Network):
         check_shapes(weights, model.shapes, keys.shape[:2])
-    check_state(weights, keys, check)
+    check_state(weights, keys, check, why=blame(state))
     for name, w in weights.items():
         if not name.endswith("bias") and w.ndim != 4:
             raise InputError(

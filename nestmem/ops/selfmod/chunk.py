@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nestmem.core import L2, Dot, MemoryState, Objective, Period, Weights
 from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
-from nestmem.core.checks import transformed
+from nestmem.core.checks import check_written, transformed
 from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.selfmod import rule
 from nestmem.ops.selfmod.fused import EPS2, Read, Update
@@ -70,7 +70,8 @@ def chunked(
 
     queries [B, H, T, D]   from a fixed projection, of unit norm; a state made with adaptive_q has a memory that turns
                            them into unit(M_queries(queries)), so that queries = x gives the ablated M_q(x_t)
-    x [B, H, T, D]         the tokens that the key, value, rate and decay memories read
+    x [B, H, T, D]         the tokens that the key, value, rate and decay memories read, of norm about 1: values grow
+                           with x, the inner gradients with their square, and a chunk's steps then overshoot
     readout, state         from `Readout.init` and `init`, or learned
     chunk, chunk_aux       tokens; one is a multiple of the other; chunk_aux=None is chunk. At a state that stands
                            within a chunk, go on with the same sizes
@@ -85,13 +86,13 @@ def chunked(
     Source: Nested Learning, arXiv 2512.24695, eq. 86-90 (the index of eq. 90 read as the end of the previous chunk).
 
     >>> state, readout = rule.init(1, heads=2, dim=4), Readout.init(heads=2, dim=4)
-    >>> x = torch.randn(1, 2, 100, 4)
-    >>> y, state = chunked(torch.nn.functional.normalize(x, dim=-1), x, readout, state, chunk=16)
+    >>> x = torch.nn.functional.normalize(torch.randn(1, 2, 100, 4), dim=-1)
+    >>> y, state = chunked(x, x, readout, state, chunk=16)
     >>> y.shape, state.position
     (torch.Size([1, 2, 100, 4]), 100)
     """
     chunk_aux = chunk if chunk_aux is None else chunk_aux
-    rule.check(queries, x, readout, state, chunk, chunk_aux, activation, read, check)
+    rule.check(queries, x, readout, state, chunk, chunk_aux, objective, activation, read, check)
     names = rule.memories(state.weights)
     setting = Setting(
         memories=len(names),
@@ -142,7 +143,9 @@ def chunked(
     weights = _unstack(now, names, batch, heads)
     anchors = weights if anchor is now else _unstack(anchor, names, batch, heads)
     longest = max(chunk, chunk_aux)
-    return out, state.replace(weights=weights, anchor=anchors, position=position, chunk=longest)
+    after = state.replace(weights=weights, anchor=anchors, position=position, chunk=longest)
+    check_written(after, check)
+    return out, after
 
 
 def _stack(weights: Weights, names: tuple[str, ...]) -> Stack:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nestmem.core import L2, MemoryState, Objective, Weights, unit
 from nestmem.core.activations import FUNCTIONS
+from nestmem.core.checks import check_written
 from nestmem.core.optimizer import like
 from nestmem.ops.derivative import own_arithmetic
 from nestmem.ops.selfmod import rule
@@ -32,7 +33,7 @@ def recurrent(
 ) -> tuple[Tensor, MemoryState]:
     """Self-modifying Titans as a loop over tokens; the arguments and results of `chunked`, which see."""
     chunk_aux = chunk if chunk_aux is None else chunk_aux
-    rule.check(queries, x, readout, state, chunk, chunk_aux, activation, read, check)
+    rule.check(queries, x, readout, state, chunk, chunk_aux, objective, activation, read, check)
     model, names = rule.model_of(state.weights, activation), rule.memories(state.weights)
     function = FUNCTIONS[activation]
     given, kind = queries.dtype, next(iter(state.weights.values())).dtype
@@ -83,4 +84,5 @@ def recurrent(
     after = state.replace(
         weights=weights, anchor=anchor, position=state.position + x.shape[2], chunk=max(chunk, chunk_aux)
     )
+    check_written(after, check)
     return torch.cat(outputs, dim=2).to(given), after

@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestmem.core import MLP, Linear, MemoryState, State, Weights, state, static
+from nestmem.core import MLP, Linear, MemoryState, Objective, State, Weights, state, static
 from nestmem.core.activations import ACTIVATIONS
 from nestmem.core.checks import (
+    blame,
     check_chunk,
+    check_class,
     check_finite,
+    check_learned,
     check_names,
+    check_objective,
     check_shapes,
     check_state,
     check_whole,
@@ -82,7 +86,7 @@ class Readout(State):
 
 def init(
     batch: int,
-    heads: int = 1,
+    heads: int | None = None,
     *,
     dim: int | None = None,
     hidden: int | None = None,
@@ -90,14 +94,15 @@ def init(
     adaptive_q: bool = False,
     weights: Weights | None = None,
     generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> MemoryState:
     """The state before the first token: five memories (six with `adaptive_q`), each of `depth` 1 or 2 matrices.
 
     Give `weights` (name -> [H, ...], the learned initial ones), or `dim` to draw some: normal of standard deviation
     I^(-1/2); linear memories are the identity plus a tenth of that, because a linear memory at zero makes its own
-    targets zero and never learns.
+    targets zero and never learns. `heads` and `dtype` as in `Memory.init`: 1 and float32 for fresh weights; learned
+    ones say themselves what they are.
 
     >>> sorted(init(1, 2, dim=4, hidden=8).weights)[:4]
     ['decay.0', 'decay.1', 'keys.0', 'keys.1']
@@ -108,6 +113,7 @@ def init(
         if depth not in (1, 2):
             raise InputError(f"depth is 1 (linear memories) or 2 (residual MLPs); got {depth}")
         weights = {}
+        heads, dtype = heads or 1, dtype or torch.float32
         sizes = (dim, dim) if depth == 1 else (dim, hidden or dim, dim)
         for name in (*MEMORIES, ADAPTIVE) if adaptive_q else MEMORIES:
             for layer in range(depth):
@@ -116,6 +122,9 @@ def init(
                 if depth == 1:
                     matrix = torch.eye(dim, dtype=dtype, device=device) + 0.1 * matrix
                 weights[f"{name}.{layer}"] = matrix
+    else:
+        dim = weights["memory.0"].shape[-2] if "memory.0" in weights and weights["memory.0"].ndim > 1 else 0
+        check_learned(weights, heads, dtype, _shapes(weights, dim))
     every = batched(weights, batch)
     return MemoryState(weights=every, anchor=every)
 
@@ -123,6 +132,13 @@ def init(
 def memories(weights: Weights) -> tuple[str, ...]:
     """The names of the memories in the state, in the order in which they are stacked."""
     return (*MEMORIES, ADAPTIVE) if f"{ADAPTIVE}.0" in weights else MEMORIES
+
+
+def _shapes(weights: Weights, dim: int) -> dict[str, tuple[int, int]]:
+    """Name -> shape of the weights of one sequence and head, with the depth and hidden width of the memory."""
+    hidden = weights["memory.0"].shape[-1] if "memory.1" in weights and "memory.0" in weights else dim
+    layers = [(dim, hidden), (hidden, dim)][: 2 if "memory.1" in weights else 1]
+    return {f"{name}.{i}": shape for name in memories(weights) for i, shape in enumerate(layers)}
 
 
 def model_of(weights: Weights, activation: str) -> MLP:
@@ -142,6 +158,7 @@ def check(
     state: MemoryState,
     chunk: int,
     chunk_aux: int,
+    objective: Objective,
     activation: str,
     read: str,
     numbers: bool,
@@ -163,6 +180,7 @@ def check(
     check_whole("chunk_aux", chunk_aux, unit=" of tokens")
     if chunk % chunk_aux and chunk_aux % chunk:
         raise InputError(f"one chunk is a multiple of the other; got chunk={chunk}, chunk_aux={chunk_aux}")
+    check_objective(objective)
     if activation not in ACTIVATIONS:
         raise InputError(f"activation is one of {sorted(ACTIVATIONS)}; got {activation!r}")
     if read not in ("chunk", "token"):
@@ -176,16 +194,14 @@ def check(
 def _check_state(
     x: Tensor, readout: Readout, state: MemoryState, chunk: int, chunk_aux: int, numbers: bool
 ) -> None:
+    check_class(state, MemoryState)
     batch, heads, _, dim = x.shape
     weights, dtype = state.weights, state_dtype(x)
-    depth = 2 if "memory.1" in weights else 1
-    names = [f"{memory}.{layer}" for memory in memories(weights) for layer in range(depth)]
-    check_names(weights, names, of="rule")
+    shapes = _shapes(weights, dim)
+    check_names(weights, shapes, of="rule")
     # A state knows the weights before the chunks that it was written in; the longer of the two is noted in it.
     longest = max(chunk, chunk_aux)
     check_chunk(longest, state)
-    hidden = weights["memory.0"].shape[-1] if depth == 2 else dim
-    shapes = {name: (dim, hidden) if name.endswith("0") else (hidden, dim) for name in names}
     groups = {"state.weights": weights}
     if state.position % longest or state.position % min(chunk, chunk_aux):
         if state.anchor is None:
@@ -196,7 +212,7 @@ def _check_state(
         groups["state.anchor"] = state.anchor
     for label, group in groups.items():
         check_shapes(group, shapes, (batch, heads), label=label, of="rule")
-        check_state(group, x, numbers, label=label, tokens="x")
+        check_state(group, x, numbers, label=label, tokens="x", why=blame(state))
     for name, shape in (("weight", (heads, dim)), ("bias", (heads,))):
         for gate in ("rate", "decay"):
             value = getattr(readout, f"{gate}_{name}")
