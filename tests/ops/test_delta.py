@@ -298,8 +298,8 @@ def test_fla_gets_its_layout_scale_and_log_decay(
     for kernel in ("auto", "fla"):
         found = delta.chunked(q, k, v, rate, gate, start, normalize=normalize, kernel=kernel)
         assert found[0].dtype == torch.bfloat16
-        # Normalised queries and keys are rounded to the tokens' dtype before the kernel.
-        assert_same(found, expected, 3e-2 if normalize else 1e-5)
+        # Outputs are rounded to bfloat16; normalised queries and keys are as well, before the kernel.
+        assert_same(found, expected, 3e-2 if normalize else 1e-2)
     assert called == ["chunk_gated_delta_rule" if decay else "chunk_delta_rule"] * 2
 
 
