@@ -11,7 +11,6 @@ products and triangular solves of the chunked algorithm (backward = twice the fo
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from nestmem.evals.record import environment, write_json
 from nestmem.ops import selfmod
 
 Work = Callable[[], object]
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--repeats", type=int, default=5, help="the least time of this many calls counts; the loop runs once"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there as well")
     parser.add_argument("--measure-peak", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.hidden = args.hidden or args.dim
@@ -126,8 +126,10 @@ def main(argv: list[str]) -> None:
 
     total = args.batch * args.tokens
     result: dict = {
-        "arguments": {k: v for k, v in vars(args).items() if k != "measure_peak"},
-        "torch": torch.__version__,
+        "config": {
+            k: v if isinstance(v, int) else str(v) for k, v in vars(args).items() if k != "measure_peak"
+        },
+        "environment": environment(),
     }
     for what, scan in forms.items():
         for backward in (False, True):
@@ -146,8 +148,7 @@ def main(argv: list[str]) -> None:
     result["matmul_gflops"] = 2 * 1024**3 / seconds(lambda: square @ square, 10) / 1e9
 
     if args.json:
-        print(json.dumps(result))
-        return
+        write_json(args.json, result)
     print(
         f"B={args.batch} H={args.heads} T={args.tokens} D={args.dim} hidden={args.hidden} chunk={args.chunk}"
     )
