@@ -4,7 +4,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nestmem.errors import InputError, LedgerCorrupt, LedgerError, LedgerLocked, LedgerReadOnly
@@ -97,13 +97,13 @@ class Connection:
                 return
             self._begin()
             self._depth = 1
-            try:
-                yield self.raw
-            except BaseException:
-                self._depth = 0
-                self._roll_back()
-                raise
-            self._depth = 0
+            with ExitStack() as failed:
+                failed.callback(self._roll_back)
+                try:
+                    yield self.raw
+                finally:
+                    self._depth = 0
+                failed.pop_all()
             self._commit()
 
     def after_commit(self, name: str, function: Callable[[], object]) -> None:
@@ -123,20 +123,25 @@ class Connection:
         hooks = dict(self._after_commit)
         self.raw.execute(f"SAVEPOINT {name}")
         self._depth += 1
-        try:
-            yield
-        except BaseException:
-            self._after_commit = hooks
-            # SQLite has undone everything itself after some errors, a full disk for one.
-            if self.raw.in_transaction:
-                self.raw.execute(f"ROLLBACK TO {name}")
-                self.raw.execute(f"RELEASE {name}")
-            self.on_rollback()
-            raise
-        else:
+        with ExitStack() as always:
+            always.callback(self._leave)
+            with ExitStack() as failed:
+                failed.callback(self._undo, name, hooks)
+                yield
+                failed.pop_all()
             self.raw.execute(f"RELEASE {name}")
-        finally:
-            self._depth -= 1
+
+    def _leave(self) -> None:
+        self._depth -= 1
+
+    def _undo(self, name: str, hooks: dict[str, Callable[[], object]]) -> None:
+        """Back to the savepoint."""
+        self._after_commit = hooks
+        # SQLite has undone everything itself after some errors, a full disk for one.
+        if self.raw.in_transaction:
+            self.raw.execute(f"ROLLBACK TO {name}")
+            self.raw.execute(f"RELEASE {name}")
+        self.on_rollback()
 
     def _begin(self) -> None:
         if self.read_only:
@@ -144,11 +149,10 @@ class Connection:
         self.raw.execute("BEGIN IMMEDIATE")
 
     def _commit(self) -> None:
-        try:
+        with ExitStack() as failed:
+            failed.callback(self._roll_back)
             self.raw.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
+            failed.pop_all()
         hooks, self._after_commit = self._after_commit, {}
         for hook in hooks.values():
             hook()

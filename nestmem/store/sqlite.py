@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,13 @@ class Ledger:
         self._connection = Connection(self.path, busy_timeout_ms=busy_timeout_ms, read_only=read_only)
         self._index = SearchIndex(self._connection)
         self._connection.on_rollback = self._index.forget_loaded
-        try:
+        with ExitStack() as failed:
+            failed.callback(self._connection.close)
             with self._connection.errors():
                 migrate(self._connection.raw, self.path, read_only=read_only)
             if not read_only and self._scrub_pending():
                 self.scrub(wait=False)
-        except BaseException:
-            self._connection.close()
-            raise
+            failed.pop_all()
 
     def __enter__(self) -> "Ledger":
         return self

@@ -5,6 +5,7 @@ A file with data is copied to `<file>.backup-v<old version>` before its schema c
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from nestmem.errors import LedgerCorrupt, LedgerReadOnly, LedgerTooNew
@@ -55,16 +56,15 @@ def migrate(
     if current > 0 and path != ":memory:":
         backup(connection, f"{path}.backup-v{current}")
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    with ExitStack() as failed:
+        failed.callback(connection.execute, "ROLLBACK")
         start = connection.execute("PRAGMA user_version").fetchone()[0]
         for number in range(start, latest):
             migrations[number](connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {max(latest, start)}")
         connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
+        failed.pop_all()
     return max(0, latest - start)
 
 
