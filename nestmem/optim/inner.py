@@ -10,17 +10,17 @@ Source: Nested Learning (arXiv 2512.24695), NL below.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nestmem.core import Momentum, Weights, newton_schulz
+from nestmem.core.optimizer import Slots, like
 from nestmem.errors import InputError
 
 __all__ = ["DGD", "DMGD", "M3", "DeltaMomentum", "MeanDGD", "Momentum", "Muon"]
-
-Slots = dict[str, Weights]
 
 
 @dataclass(frozen=True)
@@ -214,23 +214,17 @@ class DGD:
         momentum: Tensor,
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
-        scaled, second = preconditioned(gradients, slots, self.precondition, self.eps)
-        new, kept = {}, {}
-        for n, w in weights.items():
-            kept[n] = like(momentum, w) * slots["momentum"][n] + scaled[n]
-            if is_bias(n):
-                new[n] = like(decay, w) * w - like(rate, w) * kept[n]
-                continue
+
+        def along(n: str, w: Tensor) -> tuple[Tensor, Tensor]:
             if n not in inputs:
                 raise InputError(
                     f"DGD needs the input of each matrix; {n!r} has none. An MLP model gives them"
                 )
             x = inputs[n][..., None, :]
             direction = unit_matrix(x)
-            squared = x.square().sum((-2, -1), keepdim=True)
-            forgotten = direction.mT @ (direction @ w)
-            new[n] = dgd_step(w, kept[n], forgotten, squared, like(rate, w), like(decay, w), self.forget)
-        return new, {"momentum": kept, **second}
+            return direction.mT @ (direction @ w), x.square().sum((-2, -1), keepdim=True)
+
+        return dgd_update(self, weights, gradients, slots, rate, decay, momentum, along)
 
 
 @dataclass(frozen=True)
@@ -257,17 +251,12 @@ class MeanDGD:
         momentum: Tensor,
         inputs: Weights,
     ) -> tuple[Weights, Slots]:
-        scaled, second = preconditioned(gradients, slots, self.precondition, self.eps)
-        new, kept = {}, {}
-        for n, w in weights.items():
-            kept[n] = like(momentum, w) * slots["momentum"][n] + scaled[n]
-            if is_bias(n):
-                new[n] = like(decay, w) * w - like(rate, w) * kept[n]
-                continue
+
+        def along(n: str, w: Tensor) -> tuple[Tensor, Tensor]:
             squared = inputs[n].diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-            forgotten = inputs[n] / torch.where(squared > 0, squared, torch.ones_like(squared)) @ w
-            new[n] = dgd_step(w, kept[n], forgotten, squared, like(rate, w), like(decay, w), self.forget)
-        return new, {"momentum": kept, **second}
+            return inputs[n] / torch.where(squared > 0, squared, torch.ones_like(squared)) @ w, squared
+
+        return dgd_update(self, weights, gradients, slots, rate, decay, momentum, along)
 
 
 @dataclass(frozen=True)
@@ -354,6 +343,28 @@ class M3:
         return divided * torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)
 
 
+def dgd_update(
+    rule: DGD | MeanDGD,
+    weights: Weights,
+    gradients: Weights,
+    slots: Slots,
+    rate: Tensor,
+    decay: Tensor,
+    momentum: Tensor,
+    along: Callable[[str, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Weights, Slots]:
+    """The step of DGD and MeanDGD; `along(name, W)` gives n n^T W [B, H, I, O] and ||x||^2 [B, H, 1, 1] of the inputs."""
+    scaled, second = preconditioned(gradients, slots, rule.precondition, rule.eps)
+    new, kept = {}, {}
+    for n, w in weights.items():
+        kept[n] = like(momentum, w) * slots["momentum"][n] + scaled[n]
+        if is_bias(n):
+            new[n] = like(decay, w) * w - like(rate, w) * kept[n]
+        else:
+            new[n] = dgd_step(w, kept[n], *along(n, w), like(rate, w), like(decay, w), rule.forget)
+    return new, {"momentum": kept, **second}
+
+
 def dgd_step(
     weight: Tensor,
     gradient: Tensor,
@@ -379,11 +390,6 @@ def zeros(weights: Weights) -> Weights:
 def is_bias(name: str) -> bool:
     """Biases are vectors [B, H, O]; every other weight is a matrix."""
     return name.endswith("bias")
-
-
-def like(gate: Tensor, weight: Tensor) -> Tensor:
-    """[B, H] -> [B, H, 1, ...] with the weight's number of dimensions."""
-    return gate.reshape(*gate.shape, *[1] * (weight.ndim - gate.ndim))
 
 
 def aspect(weight: Tensor) -> float:
