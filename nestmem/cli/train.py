@@ -32,7 +32,7 @@ def mini(out: Out, text: Text = None, minutes: Minutes = 40.0, threads: Threads 
 
 
 @training.command()
-def meta(
+def mini_meta(
     start: Annotated[
         Path, typer.Option("--start", help="The model of stage one, or of an earlier stage two.")
     ],
@@ -43,14 +43,16 @@ def meta(
     seed: Seed = 0,
 ) -> None:
     """Stage two: meta-training through the writes, so that what is told can be answered from the weights."""
-    from nestmem.train.meta import MetaConfig, train_meta
+    from nestmem.train.mini_meta import MiniMetaConfig, train_mini_meta
 
     if not (start / "config.json").exists():
         raise InputError(
             f"--start {start} is no model folder; give the folder that `nestmem train mini` printed"
         )
-    config = MetaConfig(start=start, out=out, text=_files(text), minutes=minutes, threads=threads, seed=seed)
-    print(train_meta(config))
+    config = MiniMetaConfig(
+        start=start, out=out, text=_files(text), minutes=minutes, threads=threads, seed=seed
+    )
+    print(train_mini_meta(config))
 
 
 @training.command()

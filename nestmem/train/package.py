@@ -15,21 +15,23 @@ from nestmem.adapters.fast_weights import calibrated_settings
 from nestmem.adapters.sites import find_sites
 from nestmem.errors import InputError
 from nestmem.personas import PersonaGenerator
-from nestmem.train.meta import episode
+from nestmem.train.mini_meta import episode
 
 READING_TOKENS = 160
 """Recalled text, in the agent's tokens of four characters, that stage one trains the model to read."""
 
 
 def package(run: Path, out: Path) -> Path:
-    """Write the model of `run` (a folder of `train_meta`) to `out`, with what it was trained by in `training.json`.
+    """Write the model of `run` (a folder of `train_mini_meta`) to `out`, with what it was trained by in `training.json`.
 
     Weights are rounded to float16 and read as float32; the limits of the int16 statistics are set on 64 facts of
     the training split. Raises `InputError` when the run has no model yet.
     """
     folder = run / "model"
     if not (folder / "banks.safetensors").exists():
-        raise InputError(f"{run} holds no meta-trained model; run `nestmem train meta --out {run}` first")
+        raise InputError(
+            f"{run} holds no meta-trained model; run `nestmem train mini-meta --out {run}` first"
+        )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float16)
     model.config.extractive = True

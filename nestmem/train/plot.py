@@ -27,10 +27,11 @@ def plot_run(run: Path, out: Path) -> Path:
         _line(losses, [(row["step"], row[name]) for row in rows if name in row], name.replace("_", " "))
     for name in ("held_out_reading", "told"):
         _line(shares, [(row["step"], row[name]) for row in rows if name in row], name.replace("_", " "))
-    for facts in ("16", "48"):
+    checked = [row for row in rows if "validation" in row]
+    for setting in checked[-1]["validation"] if checked else ():
         for name in ("told", "never_told", "placebo"):
-            points = [(r["step"], r["held_out"][facts][name]) for r in rows if facts in r.get("held_out", {})]
-            _line(shares, points, f"held out, {facts} facts: {name.replace('_', ' ')}")
+            points = [(r["step"], r["validation"][setting][name]) for r in checked]
+            _line(shares, points, f"{setting}: {name.replace('_', ' ')}")
     losses.set(xlabel="step", ylabel="nats per token", title="loss")
     shares.set(xlabel="step", ylabel="share", title="exact answers", ylim=(-0.02, 1.02))
     for axes in (losses, shares):

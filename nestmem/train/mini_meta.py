@@ -1,12 +1,13 @@
 """Meta-train nestmem-mini through its own writes (the second of two stages; the first is `mini.py`).
 
-An episode: U users each tell n facts. Inner step: the additive write of what was told, from the base, each fact as
-its question and as the statement itself, both followed by the value (`nestmem.adapters.banks`: keys and errors, one
-ridge solve). Outer loss: cross-entropy of the answers to differently phrased questions with the context gone and the
-banks on, of "I don't know." to questions never told and to the bare model, and the stage-one loss (reading and writing
-must survive, with banks on and off). The gradient goes through the write, second derivatives included, to every weight
-of the model and to the write's own settings:
-log ridge, log rate and a token weight per site.
+An episode: U users each tell n facts. Inner loop: the ridge fit of what was told (`nestmem.adapters.nested`), each
+fact as its question and as the statement itself, both followed by the value: one to `passes` steps at the current
+banks, all facts at once or the second half on top of the first with its keys protected. Outer loss: cross-entropy of
+the answers to differently phrased questions with the context gone and the banks on, of "I don't know." to questions
+never told and to the bare model, and the stage-one loss (reading and writing must survive, with banks on and off). The
+gradient goes through the last step of the fit, second derivatives included, to every weight of the model and to the
+write's own settings: log ridge, log rate and a token weight per site. The steps before it are constants (truncated
+second order).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from nestmem.adapters.banks import BankedModel, ridge_banks
+from nestmem.adapters.fast_weights import load_settings
+from nestmem.adapters.sites import find_sites
 from nestmem.optim import Muon
 from nestmem.personas import Fact, PersonaGenerator
 from nestmem.train.corpus import training_text
@@ -32,8 +35,11 @@ from nestmem.train.record import RunLog, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaConfig:
-    """One run of stage two. `facts` is the curriculum: (step from which, facts per user)."""
+class MiniMetaConfig:
+    """One run of stage two. `facts` is the curriculum: (step from which, facts per user); `users` becomes fewer where
+    users x facts would pass `episode_facts`. A fit takes 1 to `passes` steps of `fit_rate` times the learned rate (a
+    single one of it all); `two_stages` is how often the second half of the facts is written on top of the first.
+    Where `start` has `banks.safetensors`, its bases and settings are gone on from."""
 
     start: Path
     out: Path
@@ -42,6 +48,10 @@ class MetaConfig:
     last: int = 2
     users: int = 4
     facts: tuple[tuple[int, int], ...] = ((0, 4), (100, 8), (250, 16), (900, 32))
+    episode_facts: int = 128
+    passes: int = 4
+    fit_rate: float = 0.6
+    two_stages: float = 0.5
     steps: int = 3000
     matrix_rate: float = 0.005
     other_rate: float = 1e-3
@@ -139,19 +149,23 @@ def written(
     return [(ids, [0.0] * len(ids) if n == missing else weights) for n, (ids, weights) in enumerate(rows)]
 
 
-def write(
+Rows = tuple[Tensor, Tensor]
+
+
+def sums(
     banked: BankedModel,
     settings: WriteSettings,
-    groups: tuple[tuple[Tensor, Tensor], ...],
+    groups: tuple[Rows, ...],
     *,
     users: int,
+    banks: list[Tensor] | None,
     create_graph: bool,
-) -> list[Tensor]:
-    """Banks (U, O, R) per site after one additive write of all rows of all groups."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """S = sum w k k^T (U, R, R) and C = -sum w e k^T (U, O, R) per site over the rows of all groups, at `banks`."""
     moments: list[Tensor] = []
     cross: list[Tensor] = []
     for ids_BT, weights_BT in groups:
-        keys, errors, _ = banked.keys_errors(ids_BT, weights_BT, create_graph=create_graph)
+        keys, errors, _ = banked.keys_errors(ids_BT, weights_BT, banks=banks, create_graph=create_graph)
         written_BT = weights_BT[:, 1:]
         for s, (k_BTR, e_BTO, u_R) in enumerate(zip(keys, errors, settings.token, strict=True)):
             weight_BT = written_BT * 2 * torch.sigmoid(k_BTR @ u_R)
@@ -164,7 +178,60 @@ def write(
             else:
                 moments.append(moment)
                 cross.append(change)
-    return ridge_banks(moments, cross, list(settings.ridge()), list(settings.rate()))
+    return moments, cross
+
+
+def write(
+    banked: BankedModel,
+    settings: WriteSettings,
+    stages: list[tuple[Rows, ...]],
+    *,
+    users: int,
+    passes: int,
+    rate: float,
+    create_graph: bool,
+) -> list[Tensor]:
+    """Banks (U, O, R) per site after the stages are written one on top of the other, `passes` steps each.
+
+    B <- B + rate eta C(B) (S + S_before + ridge I)^-1. With `create_graph` the last step of the last stage can be
+    differentiated; all before it is constant.
+    """
+    banks: list[Tensor] | None = None
+    before: list[Tensor] | None = None
+    for stage, groups in enumerate(stages):
+        moments: list[Tensor] = []
+        for n in range(passes):
+            graph = create_graph and stage == len(stages) - 1 and n == passes - 1
+            with torch.set_grad_enabled(graph):
+                moments, cross = sums(banked, settings, groups, users=users, banks=banks, create_graph=graph)
+                total = moments if before is None else [a + b for a, b in zip(moments, before, strict=True)]
+                change = solved(total, cross, settings, rate)
+                banks = change if banks is None else [b + d for b, d in zip(banks, change, strict=True)]
+                moments = total
+        before = [moment.detach() for moment in moments]
+    assert banks is not None
+    return banks
+
+
+def solved(moments: list[Tensor], cross: list[Tensor], settings: WriteSettings, rate: float) -> list[Tensor]:
+    """The ridge step in float64: with few written tokens S is singular and all that holds it up is the ridge."""
+    wide = ([S.double() for S in moments], [C.double() for C in cross])
+    banks = ridge_banks(*wide, list(settings.ridge()), list(rate * settings.rate()))
+    return [bank.to(C) for bank, C in zip(banks, cross, strict=True)]
+
+
+def halves(groups: tuple[Rows, ...], users: int) -> list[tuple[Rows, ...]]:
+    """The rows of the first half of each user's facts, and of the second half."""
+    parts: list[tuple[Rows, ...]] = []
+    for first in (True, False):
+        part = []
+        for ids_BT, weights_BT in groups:
+            half = ids_BT.shape[0] // users // 2
+            chosen = [x.reshape(users, -1, x.shape[1]) for x in (ids_BT, weights_BT)]
+            chosen = [(x[:, :half] if first else x[:, half:]).flatten(0, 1) for x in chosen]
+            part.append((chosen[0], chosen[1]))
+        parts.append(tuple(part))
+    return parts
 
 
 def answer_loss(
@@ -183,9 +250,23 @@ def answer_loss(
 
 
 def calibrated(
-    banked: BankedModel, generator: PersonaGenerator, tokenizer: PreTrainedTokenizerFast, config: MetaConfig
+    banked: BankedModel,
+    generator: PersonaGenerator,
+    tokenizer: PreTrainedTokenizerFast,
+    config: MiniMetaConfig,
 ) -> WriteSettings:
-    """Settings to start from: ridge a fiftieth of a key's mean square, rate a Polyak step shared by the sites."""
+    """Settings to start from: those of `config.start` where it has some, else ridge a fiftieth of a key's mean square,
+    rate a Polyak step shared by the sites."""
+    own = config.start / "banks.safetensors"
+    if own.exists():
+        sites = find_sites(banked.model, last=banked.model.config.num_hidden_layers)
+        known, banked.bases = load_settings(own, sites)
+        settings = WriteSettings(
+            list(known.ridge), list(known.rate), [basis.shape[0] for basis in banked.bases], config.log_limit
+        )
+        for parameter, value in zip(settings.token, known.token, strict=True):
+            parameter.data.copy_(value)
+        return settings
     made = episode(generator, tokenizer, random.Random(config.seed), users=1, facts=32)
     keys, errors, loss_B = banked.keys_errors(*made.write[0])
     chosen = made.write[0][1][:, 1:] > 0
@@ -204,11 +285,15 @@ def evaluate(
     *,
     facts: int,
     users: int = 8,
+    passes: int = 1,
+    rate: float = 1.0,
+    stages: int = 1,
     seed: int = 12345,
 ) -> dict[str, float]:
-    """Exact answers after one session of `facts` facts: told, never told, and told with another user's banks."""
+    """Exact answers after `facts` facts in one or two stages: told, never told, told with another user's banks."""
     made = episode(generator, tokenizer, random.Random(seed + facts), users=users, facts=facts)
-    banks = write(banked, settings, made.write, users=users, create_graph=False)
+    parts = [made.write] if stages == 1 else halves(made.write, users)
+    banks = write(banked, settings, parts, users=users, passes=passes, rate=rate, create_graph=False)
     _, right = answer_loss(banked, banks, made.ask)
     _, placebo = answer_loss(banked, [bank.roll(1, 0) for bank in banks], made.ask)
     return {
@@ -218,7 +303,27 @@ def evaluate(
     }
 
 
-def facts_at(step: int, config: MetaConfig) -> int:
+def validate(
+    banked: BankedModel,
+    settings: WriteSettings,
+    generator: PersonaGenerator,
+    tokenizer: PreTrainedTokenizerFast,
+    config: MiniMetaConfig,
+) -> dict[str, dict[str, float]]:
+    """Scores by which a checkpoint is chosen: new people of the training split, so that the test split stays unseen.
+    16 facts in one step; the most facts of the curriculum in a fit, at once and in two stages."""
+    most = config.facts[-1][1]
+    several = {"passes": max(2, config.passes), "rate": config.fit_rate}
+    return {
+        "16 one step": evaluate(banked, settings, generator, tokenizer, facts=16, users=4),
+        f"{most} fitted": evaluate(banked, settings, generator, tokenizer, facts=most, users=2, **several),
+        f"{most} in two stages": evaluate(
+            banked, settings, generator, tokenizer, facts=most, users=2, stages=2, **several
+        ),
+    }
+
+
+def facts_at(step: int, config: MiniMetaConfig) -> int:
     """Facts per user at a step of the curriculum."""
     return [count for start, count in config.facts if step >= start][-1]
 
@@ -239,12 +344,12 @@ def save_model(
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "banks.safetensors")
 
 
-def train_meta(config: MetaConfig) -> Path:
+def train_mini_meta(config: MiniMetaConfig) -> Path:
     """Run stage two, resuming from `out/last.pt` when it is there. Returns the folder of the best model."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     log = RunLog(config.out, config)
-    train, test = PersonaGenerator("train", made_up=0.5), PersonaGenerator("test", made_up=0.5)
+    train = PersonaGenerator("train", made_up=0.5)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(config.start)
     model = Qwen3ForCausalLM.from_pretrained(config.start, attn_implementation="eager", dtype=torch.float32)
     banked = BankedModel(model, rank=config.rank, last=config.last)
@@ -285,10 +390,13 @@ def train_meta(config: MetaConfig) -> Path:
         for optim, rate in zip(optims, initial, strict=True):
             optim.param_groups[0]["lr"] = rate * factor
         count = facts_at(step, config)
-        made = episode(
-            train, tokenizer, rng, users=config.users, facts=rng.randint(max(1, count // 2), count)
-        )
-        banks = write(banked, settings, made.write, users=config.users, create_graph=True)
+        told = rng.randint(max(2, count // 4), count)
+        users = max(1, min(config.users, config.episode_facts // told))
+        made = episode(train, tokenizer, rng, users=users, facts=told)
+        passes = rng.randint(1, config.passes)
+        stages = halves(made.write, users) if rng.random() < config.two_stages else [made.write]
+        rate = 1.0 if passes == 1 else config.fit_rate
+        banks = write(banked, settings, stages, users=users, passes=passes, rate=rate, create_graph=True)
         outer, right = answer_loss(banked, banks, made.ask)
         rows = next(rehearse)
         with banked.using([bank[:1] for bank in banks] if rng.random() < 0.5 else None):
@@ -311,11 +419,11 @@ def train_meta(config: MetaConfig) -> Path:
             )
         over = step >= config.steps or bool(config.minutes and spent > 60 * config.minutes)
         if step % config.evaluate_every == 0 or over:
-            scores = {n: evaluate(banked, settings, test, tokenizer, facts=n) for n in (16, 48)}
+            scores = validate(banked, settings, train, tokenizer, config)
             log.write(
-                step=step, held_out=scores, ridge=settings.ridge().tolist(), rate=settings.rate().tolist()
+                step=step, validation=scores, ridge=settings.ridge().tolist(), rate=settings.rate().tolist()
             )
-            score = scores[16]["told"] + 0.3 * scores[16]["never_told"] + 0.3 * scores[48]["told"]
+            score = sum(found["told"] + 0.3 * found["never_told"] for found in scores.values())
             if score > best:
                 best = score
                 save_model(config.out / "model", model, banked, settings, tokenizer)
