@@ -112,7 +112,7 @@ class FastWeights:
         A pair longer than the model or the longest row (1,024 tokens) loses the end of its answer, at half of that
         length, and the start of its question.
         """
-        prompt = self._prompt_ids([{"role": "user", "content": question}])
+        prompt = self._whole_prompt([{"role": "user", "content": question}])
         completion = self._completion_ids(question, answer, prompt)
         completion = completion[: self._longest // 2]
         prompt = prompt[-(self._longest - len(completion)) :]
@@ -171,7 +171,7 @@ class FastWeights:
         the function that says which tokens may follow."""
         if not chats:
             return []
-        prompts = [self._clipped(chat) for chat in chats]
+        prompts = [self.prompt_ids(chat) for chat in chats]
         longest = width or max(map(len, prompts))
         pad = self._pad_id()
         ids_BT = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self._device)
@@ -206,7 +206,7 @@ class FastWeights:
         if self.extractive and chat[0]["role"] == "system":
             yield self.generate([chat], [state], max_new_tokens=max_new_tokens)[0]
             return
-        ids = torch.tensor([self._clipped(chat)], device=self._device)
+        ids = torch.tensor([self.prompt_ids(chat)], device=self._device)
         made: list[int] = []
         cache, shown = None, ""
         for _ in range(max_new_tokens):
@@ -234,7 +234,7 @@ class FastWeights:
             for text in statements
         ]
         written: list[list[tuple[str, str]]] = [[] for _ in statements]
-        for length, chosen in fixed_groups([len(self._clipped(chat)) for chat in chats]):
+        for length, chosen in fixed_groups([len(self.prompt_ids(chat)) for chat in chats]):
             rows = [*chosen, *[chosen[0]] * (ROWS - len(chosen))]
             limit = self._writing([statements[row] for row in rows]) if self.extractive else None
             texts = self._decode([chats[row] for row in rows], [None] * ROWS, 64, limit, width=length)
@@ -276,11 +276,11 @@ class FastWeights:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else (self.tokenizer.eos_token_id or 0)
 
-    def _clipped(self, chat: Chat) -> list[int]:
-        """The prompt's last `context_tokens` tokens."""
-        return self._prompt_ids(chat)[-self.context_tokens :]
+    def prompt_ids(self, chat: Chat) -> list[int]:
+        """The tokens of a chat up to where the assistant speaks: the last `context_tokens` of them."""
+        return self._whole_prompt(chat)[-self.context_tokens :]
 
-    def _prompt_ids(self, chat: Chat) -> list[int]:
+    def _whole_prompt(self, chat: Chat) -> list[int]:
         if self.tokenizer.chat_template:
             return self.tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, tokenize=True, return_dict=False
