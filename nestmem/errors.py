@@ -6,7 +6,8 @@
     │   ├── LedgerLocked                 another process holds the write lock
     │   ├── LedgerReadOnly               the file or its folder cannot be written
     │   ├── LedgerCorrupt                the file is not a healthy SQLite database
-    │   └── LedgerTooNew                 written by a newer nestmem
+    │   ├── LedgerTooNew                 written by a newer nestmem
+    │   └── SleepBusy                    another sleeper holds this user's sleep
     ├── ModelError                       the language model
     │   ├── ModelNotFound                no model at that name or folder
     │   ├── UnsupportedArchitecture      no known feed-forward layers to attach banks to
@@ -46,6 +47,10 @@ class LedgerCorrupt(LedgerError):
 
 class LedgerTooNew(LedgerError):
     """The file's schema was written by a newer nestmem. It is left as it was."""
+
+
+class SleepBusy(LedgerError):
+    """Another sleeper holds the user's sleep, took it over, or a forget ended it. Nothing was written."""
 
 
 class ModelError(NestmemError):

@@ -12,6 +12,8 @@
 - `forget_plan` says what `forget` will do: also which memories become active again (`restored_ids`)
   and which events are queued anew because a removed memory also rested on them.
 - A receipt must not hold the forgotten text.
+- What hangs on a memory (its uses, why it is kept out of the weights, its study examples) goes with it
+  in a forget; saved states of the weights and an unfinished sleep go with any forget: see levels.py.
 - `pending` includes work that failed; `failed` counts the attempt and keeps it in the queue.
 - One transaction for several writes: `with ledger.transaction(): ...`.
 """
@@ -20,10 +22,15 @@ from nestmem.store.records import (
     Edge,
     Event,
     ForgetPlan,
+    KeptOut,
     MemoryRecord,
     NewEvent,
     Receipt,
+    Report,
     Scope,
+    SleepRun,
+    Study,
+    Use,
     WeightUpdate,
     WeightVersion,
     Work,
@@ -35,11 +42,16 @@ __all__ = [
     "Edge",
     "Event",
     "ForgetPlan",
+    "KeptOut",
     "Ledger",
     "MemoryRecord",
     "NewEvent",
     "Receipt",
+    "Report",
     "Scope",
+    "SleepRun",
+    "Study",
+    "Use",
     "WeightUpdate",
     "WeightVersion",
     "Work",

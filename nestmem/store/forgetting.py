@@ -7,12 +7,30 @@ Copies outside these files (backups, the file system's own snapshots) are not re
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from nestmem.store import rows
 from nestmem.store.records import ForgetPlan
 from nestmem.store.search import SearchIndex
+
+# What `execute` counts, in the order in which it goes.
+KINDS = (
+    "passages",
+    "updates",
+    "versions",
+    "edges",
+    "studies",
+    "uses",
+    "kept_out",
+    "snapshots",
+    "memories",
+    "work",
+    "events",
+)
 
 
 def plan(raw: sqlite3.Connection, scope_id: int, event_ids: list[str]) -> ForgetPlan:
@@ -47,10 +65,18 @@ def execute(raw: sqlite3.Connection, scope_id: int, index: SearchIndex, todo: Fo
             _delete(raw, "edge", scope_id, column, (*todo.memory_ids, *todo.event_ids, *todo.update_ids))
             for column in ("src", "dst")
         ),
+        "studies": _remove_studies(raw, scope_id, todo),
+        "uses": _delete(raw, "memory_use", scope_id, "memory_id", todo.memory_ids),
+        "kept_out": _delete(raw, "kept_out", scope_id, "memory_id", todo.memory_ids),
+        # A saved state holds what was learned from the events, in numbers.
+        "snapshots": raw.execute("DELETE FROM snapshot WHERE scope_id = ?", (scope_id,)).rowcount,
         "memories": _delete(raw, "memory", scope_id, "id", todo.memory_ids),
         "work": _delete(raw, "work", scope_id, "event_id", todo.event_ids),
         "events": _delete(raw, "event", scope_id, "id", todo.event_ids),
     }
+    # A sleep that is under way may hold text of the events in its process: its holder finds it gone.
+    raw.execute("DELETE FROM sleep_run WHERE scope_id = ? AND ended_at IS NULL", (scope_id,))
+    _drop_mentions(raw, scope_id, todo)
     for event_id in todo.requeued_event_ids:
         raw.execute(
             """UPDATE work SET state = 'pending', attempts = 0, last_error = NULL
@@ -185,6 +211,49 @@ def _remove_versions(raw: sqlite3.Connection, scope_id: int, version_ids: tuple[
         )
         raw.execute("DELETE FROM weight_version WHERE scope_id = ? AND id = ?", (scope_id, version_id))
     return len(version_ids)
+
+
+def _remove_studies(raw: sqlite3.Connection, scope_id: int, todo: ForgetPlan) -> int:
+    """Deletes the examples made from these memories or from any of these events."""
+    select = "SELECT DISTINCT memory_id FROM study_event"
+    found = {row[0] for row in _where_in(raw, select, scope_id, "event_id", todo.event_ids, "memory_id")}
+    return _delete(raw, "study", scope_id, "memory_id", tuple(sorted(found | set(todo.memory_ids))))
+
+
+def _drop_mentions(raw: sqlite3.Connection, scope_id: int, todo: ForgetPlan) -> None:
+    """Takes the removed ids out of reports and out of what sleeps noted."""
+    gone = {*todo.event_ids, *todo.memory_ids, *todo.update_ids, *todo.version_ids}
+    for version_id in todo.version_ids:
+        raw.execute(
+            "UPDATE report SET version_id = NULL WHERE scope_id = ? AND version_id = ?",
+            (scope_id, version_id),
+        )
+    names = "|".join(re.escape(id_) for id_ in sorted(gone, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w-])(?:{names})(?![\w-])")
+    for table in ("report", "sleep_run"):
+        found = raw.execute(f"SELECT number, detail FROM {table} WHERE scope_id = ?", (scope_id,)).fetchall()
+        for number, detail in found:
+            kept = rows.dump(_without(json.loads(detail), pattern))
+            if kept != detail:
+                raw.execute(f"UPDATE {table} SET detail = ? WHERE number = ?", (kept, number))
+
+
+def _without(value: Any, gone: re.Pattern[str]) -> Any:
+    """A JSON value without the ids that `gone` finds: what is or is called by one goes, and in a text with other
+    words it is replaced."""
+    if isinstance(value, dict):
+        return {
+            key: _without(item, gone)
+            for key, item in value.items()
+            if not gone.search(key) and not _is_one(item, gone)
+        }
+    if isinstance(value, list):
+        return [_without(item, gone) for item in value if not _is_one(item, gone)]
+    return gone.sub("(forgotten)", value) if isinstance(value, str) else value
+
+
+def _is_one(value: Any, gone: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and gone.fullmatch(value) is not None
 
 
 def _delete(raw: sqlite3.Connection, table: str, scope_id: int, column: str, ids: tuple[str, ...]) -> int:

@@ -9,6 +9,8 @@ from nestmem.errors import InputError
 
 SOURCES = ("user", "tool", "web", "import")
 LEVELS = ("fast", "medium", "slow")
+REPORT_KINDS = ("write", "nap", "sleep", "forget", "shadow", "rollback")
+OUTCOMES = ("committed", "refused", "noted")
 MAX_SCOPE_CHARS = 256
 
 
@@ -49,20 +51,25 @@ def require_text(what: str, value: object, *, max_chars: int | None = None) -> s
     return value
 
 
-def require_meta(meta: object) -> None:
-    """InputError unless `meta` is a dict that can be stored as JSON."""
-    if not isinstance(meta, dict):
-        raise InputError(f"meta is {type(meta).__name__}; expected a dict that can be written as JSON")
-    for key in meta:
-        require_text("a key of meta", key)
+def require_object(what: str, value: object) -> None:
+    """InputError unless `value` is a dict that can be stored as JSON."""
+    if not isinstance(value, dict):
+        raise InputError(f"{what} is {type(value).__name__}; expected a dict that can be written as JSON")
+    for key in value:
+        require_text(f"a key of {what}", key)
     try:
-        text = json.dumps(meta, ensure_ascii=False, allow_nan=False, sort_keys=True)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"meta cannot be written as JSON ({error}); give texts, finite numbers, true, false, null, and lists "
+            f"{what} cannot be written as JSON ({error}); give texts, finite numbers, true, false, null, and lists "
             "and objects of them (a time as ISO 8601)"
         ) from error
-    require_text("meta", text)
+    require_text(what, text)
+
+
+def require_meta(meta: dict[str, Any]) -> None:
+    """InputError unless `meta` can be stored as JSON and its idempotency key, if any, is a text."""
+    require_object("meta", meta)
     if meta.get("idempotency_key") is not None:
         require_text("meta['idempotency_key']", meta["idempotency_key"])
 
@@ -215,6 +222,71 @@ class WeightVersion:
     learner: str
     reason: str
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """How often answers rested on a memory, and when one last did."""
+
+    uses: int
+    last_used: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOut:
+    """Why a memory stays out of the weights: the gate that refused it. It stays text. Holds no text of the user."""
+
+    gate: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the guard saw at one change of the weights. `detail` holds gates, numbers and ids, never text of the user.
+
+    kind: one of REPORT_KINDS. outcome: one of OUTCOMES. version_id: the version it belongs to; None when none came
+    of it, or when that version was since removed by a forget.
+    """
+
+    id: str
+    scope: Scope
+    version_id: str | None
+    kind: str
+    outcome: str
+    detail: dict[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class SleepRun:
+    """One sleep of one user: how far it has come and who holds it until when.
+
+    id: as of the last `begin_sleep`; it is another one whenever the run is taken up again. cursor: the greatest seq
+    of the events that were there when it began. ended_at: None while it is unfinished. resumed: it was begun before
+    and not ended.
+    """
+
+    id: str
+    scope: Scope
+    cursor: int
+    stage: str
+    owner: str
+    lease_until: datetime
+    detail: dict[str, Any]
+    started_at: datetime
+    ended_at: datetime | None = None
+    resumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Examples made from a memory to be learned in sleep, and the events they rest on. made_by: who wrote them."""
+
+    memory_id: str
+    event_ids: tuple[str, ...]
+    examples: list[dict[str, str]]
+    made_by: str
 
 
 @dataclass(frozen=True, kw_only=True)

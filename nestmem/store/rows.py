@@ -9,7 +9,9 @@ from nestmem.store.records import (
     Event,
     MemoryRecord,
     Receipt,
+    Report,
     Scope,
+    SleepRun,
     WeightUpdate,
     WeightVersion,
     Work,
@@ -27,6 +29,8 @@ VERSION_COLUMNS = "id, parent, update_ids, digest, learner, reason, created_at"
 RECEIPT_COLUMNS = (
     "id, selector, removed, event_ids, digest_before, digest_after, replayed, created_at, environment"
 )
+REPORT_COLUMNS = "id, version_id, kind, outcome, detail, created_at"
+SLEEP_COLUMNS = "id, cursor, stage, owner, lease_until, detail, started_at, ended_at"
 
 
 def dump(value: Any) -> str:
@@ -139,6 +143,42 @@ def receipt(scope: Scope, row: tuple) -> Receipt:
         replayed=replayed,
         created_at=created,
         environment=json.loads(environment),
+    )
+
+
+def report(scope: Scope, row: tuple) -> Report:
+    """From REPORT_COLUMNS."""
+    id_, version_id, kind, outcome, detail, created_at = row
+    created = from_text(created_at)
+    assert created is not None
+    return Report(
+        id=id_,
+        scope=scope,
+        version_id=version_id,
+        kind=kind,
+        outcome=outcome,
+        detail=json.loads(detail),
+        created_at=created,
+    )
+
+
+def sleep_run(scope: Scope, row: tuple, *, resumed: bool = False) -> SleepRun:
+    """From SLEEP_COLUMNS."""
+    id_, cursor, stage, owner, lease_until, detail, started_at, ended_at = row
+    until, started = from_text(lease_until), from_text(started_at)
+    assert until is not None
+    assert started is not None
+    return SleepRun(
+        id=id_,
+        scope=scope.owner,
+        cursor=cursor,
+        stage=stage,
+        owner=owner,
+        lease_until=until,
+        detail=json.loads(detail),
+        started_at=started,
+        ended_at=from_text(ended_at),
+        resumed=resumed,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from nestmem.errors import InputError, LedgerLocked
 from nestmem.store import forgetting, rows
 from nestmem.store.connection import Connection
+from nestmem.store.levels import Levels
 from nestmem.store.migrations import migrate
 from nestmem.store.records import (
     LEVELS,
@@ -36,7 +37,7 @@ def random_id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex}"
 
 
-class Ledger:
+class Ledger(Levels):
     """Append-only events and everything derived from them, by scope.
 
     Each write is one transaction and has reached the disk when the call returns; several writes
@@ -63,9 +64,10 @@ class Ledger:
     ) -> None:
         self.path = str(path)
         self.read_only = read_only
-        self.new_id = new_id
         self._clock = clock
-        self._connection = Connection(self.path, busy_timeout_ms=busy_timeout_ms, read_only=read_only)
+        super().__init__(
+            Connection(self.path, busy_timeout_ms=busy_timeout_ms, read_only=read_only), new_id=new_id
+        )
         self._index = SearchIndex(self._connection)
         self._connection.on_rollback = self._index.forget_loaded
         with ExitStack() as failed:
@@ -506,9 +508,7 @@ class Ledger:
             scope_id = self._scope_id(scope)
             todo = forgetting.plan(raw, scope_id, list(event_ids))
             if not todo.event_ids:
-                return dict.fromkeys(
-                    ("passages", "updates", "versions", "edges", "memories", "work", "events"), 0
-                )
+                return dict.fromkeys(forgetting.KINDS, 0)
             removed = forgetting.execute(raw, scope_id, self._index, todo)
             raw.execute("INSERT OR REPLACE INTO flag(name, value) VALUES('scrub', 'pending')")
             self._changed(scope_id, rewritten=True)
@@ -615,6 +615,12 @@ class Ledger:
                 ("receipts", "receipt", ""),
                 ("pending", "work", " AND state = 'pending'"),
                 ("failed", "work", " AND state = 'failed'"),
+                ("used", "memory_use", ""),
+                ("kept_out", "kept_out", ""),
+                ("studies", "study", ""),
+                ("reports", "report", ""),
+                ("snapshots", "snapshot", ""),
+                ("sleeps", "sleep_run", " AND ended_at IS NOT NULL"),
             )
         }
         vectors = self._read(
@@ -660,42 +666,6 @@ class Ledger:
 
     def _scrub_pending(self) -> bool:
         return bool(self._read("SELECT 1 FROM flag WHERE name = 'scrub'", []))
-
-    def _read(self, sql: str, values: Sequence[Any]) -> list[tuple]:
-        with self._connection.reading() as raw:
-            return raw.execute(sql, values).fetchall()
-
-    def _by_ids(
-        self,
-        table: str,
-        columns: str,
-        where: list[str],
-        values: list[Any],
-        column: str,
-        ids: list[Any],
-        order: str,
-    ) -> list[tuple]:
-        found: list[tuple] = []
-        for start in range(0, len(ids), 500):
-            chunk = ids[start : start + 500]
-            conditions = " AND ".join([*where, f"{column} IN ({','.join('?' * len(chunk))})"])
-            found += self._read(
-                f"SELECT {columns} FROM {table} WHERE {conditions} ORDER BY {order}", [*values, *chunk]
-            )
-        return found
-
-    def _scope_id(self, scope: Scope, *, create: bool = False) -> int:
-        """The scope's number, 0 (which matches nothing) when it is not in the file."""
-        values = (scope.tenant, scope.user, scope.agent)
-        found = self._read("SELECT id FROM scope WHERE tenant = ? AND user = ? AND agent = ?", values)
-        if found:
-            return found[0][0]
-        if not create:
-            return 0
-        with self._connection.transaction() as raw:
-            number = raw.execute("INSERT INTO scope(tenant, user, agent) VALUES(?, ?, ?)", values).lastrowid
-        assert number is not None
-        return number
 
     def _changed(self, scope_id: int, *, rewritten: bool = False) -> None:
         """Tells readers that what they keep in memory has grown or, if `rewritten`, is wrong."""

@@ -189,7 +189,7 @@ def test_a_migration_backs_up_and_is_applied_once(tmp_path):
     assert raw.execute("SELECT content, mood FROM event").fetchall() == [("hello", None)]
     raw.close()
     [backup] = tmp_path.glob("*.backup-v*")
-    assert backup.name == "m.db.backup-v1"
+    assert backup.name == f"m.db.backup-v{len(MIGRATIONS)}"
     with Ledger(backup) as copy:
         assert copy.count(ANN) == 1
 
@@ -212,11 +212,30 @@ def test_a_migration_that_fails_changes_nothing(tmp_path):
         assert ledger.count(ANN) == 1
 
 
+def test_a_ledger_of_the_first_schema_gets_all_later_tables(tmp_path):
+    path = tmp_path / "m.db"
+    raw = sqlite3.connect(path, isolation_level=None)
+    assert migrate(raw, str(path), migrations=MIGRATIONS[:1]) == 1
+    raw.execute("INSERT INTO scope(tenant, user, agent, next_seq) VALUES('default', 'ann', 'default', 2)")
+    raw.execute(
+        """INSERT INTO event(scope_id, seq, id, session, role, content, recorded_at, source, meta)
+           VALUES(1, 1, 'e1', 's', 'user', 'hello', '2026-03-02T12:00:00.000000Z', 'user', '{}')"""
+    )
+    raw.close()
+    with Ledger(path) as ledger:
+        assert [event.content for event in ledger.events(ANN)] == ["hello"]
+        assert ledger.uses(ANN) == ledger.kept_out(ANN) == {}
+        assert ledger.reports(ANN) == ledger.studies(ANN) == ledger.sleeps(ANN) == []
+        assert [backup.name for backup in ledger.backups()] == ["m.db.backup-v1"]
+        assert ledger.forget(ANN, ["e1"])["events"] == 1
+        assert ledger.check() == []
+
+
 def test_an_older_schema_is_not_changed_by_a_reader(tmp_path):
     path = tmp_path / "m.db"
     Ledger(path).close()
     raw = sqlite3.connect(path)
-    with pytest.raises(LedgerReadOnly, match="needs 2"):
+    with pytest.raises(LedgerReadOnly, match=f"needs {len(MIGRATIONS) + 1}"):
         migrate(raw, str(path), read_only=True, migrations=(*MIGRATIONS, lambda raw: None))
     raw.close()
 

@@ -1,10 +1,12 @@
 """Nothing of one tenant, user or agent can be read or changed from another."""
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
 from nestmem.errors import InputError
-from nestmem.store import Scope, WeightUpdate, WeightVersion, utc_now
+from nestmem.store import Report, Scope, WeightUpdate, WeightVersion, utc_now
 
 OWNER = Scope(tenant="t1", user="ann", agent="a1")
 STRANGERS = [
@@ -53,6 +55,15 @@ def full(ledger, say, remember):
             created_at=utc_now(),
         ),
     )
+    ledger.note_use(OWNER, ["m1"], utc_now())
+    ledger.keep_out(OWNER, {"m1": ("grounding", "not in the event")}, utc_now())
+    ledger.put_study(OWNER, "m1", [said.id], [{"prompt": "q", "completion": "a"}], "test")
+    ledger.put_snapshot(OWNER, "d", b"weights")
+    report = {"kind": "write", "outcome": "noted", "detail": {}, "created_at": utc_now()}
+    ledger.add_report(OWNER, Report(id="r1", scope=OWNER, version_id="v1", **report))
+    run = ledger.begin_sleep(OWNER, "sleeper", timedelta(minutes=1), utc_now())
+    ledger.end_sleep(run.id, utc_now(), run.cursor)
+    ledger.begin_sleep(OWNER, "sleeper", timedelta(minutes=1), utc_now())
     for stranger in STRANGERS:
         say(ledger, stranger, "Nothing to see.")
     return ledger, said, passage
@@ -69,6 +80,10 @@ def test_nothing_can_be_read(full, stranger):
     assert ledger.edges(stranger) == ledger.updates(stranger) == ledger.versions(stranger) == []
     assert ledger.updates(stranger, ids=["u1"]) == ledger.updates(stranger, memory_ids=["m1"]) == []
     assert ledger.head(stranger) is None
+    assert ledger.uses(stranger) == ledger.kept_out(stranger) == {}
+    assert ledger.studies(stranger) == ledger.reports(stranger) == ledger.reports(stranger, "v1") == []
+    assert ledger.snapshot(stranger, "d") is None
+    assert (ledger.sleep_cursor(stranger), ledger.sleeps(stranger)) == (0, [])
     assert ledger.postings(stranger, ["xylophone"])[0].tolist() == []
     assert ledger.passage_texts(stranger, [passage]) == {}
     assert len(ledger.vectors(stranger, "m", 2)[0]) == 0
@@ -87,12 +102,24 @@ def test_nothing_can_be_changed(full, stranger):
     assert ledger.delete_updates(stranger, ["u1"]) == 0
     ledger.move_updates(stranger, ["u1"], "slow")
     ledger.add_vectors(stranger, [passage], "other", np.array([[0, 1]], np.float32))
+    ledger.note_use(stranger, ["m1"], utc_now())
+    ledger.keep_out(stranger, {"m1": ("trust", "")}, utc_now())
+    ledger.let_in(stranger, ["m1"])
+    assert ledger.put_study(stranger, "m1", [said.id], [{"prompt": "q"}], "test") is False
+    for key in ("d", "e", "f"):
+        ledger.put_snapshot(stranger, key, b"other")
+    ledger.begin_sleep(stranger, "other sleeper", timedelta(minutes=1), utc_now())
     with pytest.raises(InputError):
         ledger.supersede(stranger, "m1", "m1", utc_now())
     ledger.rebuild(stranger)
     assert ledger.status(OWNER) | {"bytes": 0} == before | {"bytes": 0}
     assert ledger.updates(OWNER)[0].level == "fast"
     assert ledger.memory(OWNER, "m1").status == "active"
+    assert [use.uses for use in ledger.uses(OWNER).values()] == [1]
+    assert ledger.kept_out(OWNER)["m1"].gate == "grounding"
+    assert (ledger.studies(OWNER)[0].made_by, ledger.snapshot(OWNER, "d")) == ("test", b"weights")
+    assert [run.owner for run in ledger.sleeps(OWNER)] == ["sleeper", "sleeper"]
+    assert ledger.uses(stranger) == ledger.kept_out(stranger) == {}
     assert len(ledger.postings(OWNER, ["xylophone"])[0]) > 0
 
 

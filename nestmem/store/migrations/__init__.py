@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nestmem.errors import LedgerCorrupt, LedgerReadOnly, LedgerTooNew
-from nestmem.store.migrations import m001_initial
+from nestmem.store.migrations import m001_initial, m002_levels
 
 APPLICATION_ID = 0x6E657374  # "nest"
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial.apply,)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial.apply, m002_levels.apply)
 
 
 def version(connection: sqlite3.Connection) -> int:
