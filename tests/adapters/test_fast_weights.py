@@ -50,7 +50,7 @@ def test_streaming_gives_the_generated_text(weights: FastWeights) -> None:
 
 def test_confidence_is_the_probability_of_the_answer(weights: FastWeights) -> None:
     ((text, probability),) = weights.decode(CHATS[:1], [None], max_new_tokens=1)
-    ids = torch.tensor([weights._prompt_ids(CHATS[0])])
+    ids = torch.tensor([weights.prompt_ids(CHATS[0])])
     with torch.no_grad():
         chances = weights.model(input_ids=ids).logits[0, -1].softmax(-1)
     assert probability == pytest.approx(float(chances.max()), rel=1e-5)
