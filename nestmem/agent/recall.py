@@ -9,9 +9,14 @@ Every passage gets one score, the weighted sum of arms that each lie between 0 a
     meaning  cosine with the question (names left out), and its mean over the window; with an embedder
     time     the question asks when and the passage says when; the question names a date near it
 
-A memory's question is another wording of its passage: the better of the two counts. Passages are taken
-best first until the budget is full and shown in the order they were said. A history that fits the
-budget is returned whole. docs/decisions/002-recall.md has the measurements behind the weights.
+A memory's question is another wording of its passage: the better of the two counts.
+
+The passage of a memory that answers have rested on is raised by how near the memory is (strength.py), by at most
+the factor `1 + Weights.strength`, and never over the best that holds every word of the question: what is unused
+needs more of a cue, and with the cue it is found. Without any use, and in a look into the past, nothing is raised.
+
+Passages are taken best first until the budget is full and shown in the order they were said. A history that fits
+the budget is returned whole. docs/decisions/002-recall.md has the measurements behind the weights.
 """
 
 from collections.abc import Sequence
@@ -21,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from nestmem.agent import dates
+from nestmem.agent import dates, strength
 from nestmem.agent.types import Embedder
 from nestmem.errors import EmbedderChanged, EmbedderError, InputError, LedgerLocked
 from nestmem.store import Event, Ledger, MemoryRecord, Scope, ranking
@@ -44,7 +49,7 @@ _ROLES = {"user": _FIRST_PERSON, "assistant": _SECOND_PERSON}
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How much each arm counts."""
+    """How much each arm counts; `strength` is no arm but what the strongest memory's passage is raised by."""
 
     turn: float = 0.4
     window: float = 1.0
@@ -54,6 +59,7 @@ class Weights:
     meaning_window: float = 0.7
     says_when: float = 0.4
     near_date: float = 0.5
+    strength: float = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +170,8 @@ def recall(
         score_N += getattr(weights, name) * arms[name]
     arms["says_when"] = _says_when(ledger, scope, view, question, score_N)
     score_N += weights.says_when * arms["says_when"]
+    if as_of is None and at is None:
+        score_N = _with_strength(ledger, scope, view, score_N, arms, weights.strength)
     order = _best_first(score_N)
     ended = _ended(ledger, scope, view, as_of=as_of, at=at)
     packer = _Packer(view, ended, budget_tokens * CHARS_PER_TOKEN)
@@ -442,6 +450,48 @@ def _says_when(
         texts = ledger.passage_texts(scope, ids.tolist())
         says_N[best] = [dates.has_time_words(texts.get(int(id_), "")) for id_ in ids]
     return says_N
+
+
+def _with_strength(
+    ledger: Ledger,
+    scope: Scope,
+    view: _View,
+    score_N: np.ndarray,
+    arms: dict[str, np.ndarray],
+    weight: float,
+) -> np.ndarray:
+    """Scores raised by how near the memories of each passage are; the same scores when none was ever used.
+
+    A passage that does not hold every word of the question (of those that are in the history) is not raised over
+    the best that does. The present is the moment of the last message or use.
+    """
+    uses = ledger.uses(scope)
+    memory_ids = view.table.memory[view.alias_rows].tolist() if uses else []
+    used = [place for place, memory_id in enumerate(memory_ids) if memory_id in uses]
+    if not used:
+        return score_N
+    found = [uses[memory_ids[place]] for place in used]
+    last_U = np.array([use.last_used.timestamp() for use in found])
+    present = max(float(view.table.when[view.rows].max()), float(last_U.max()))
+    told_U = view.table.when[view.alias_rows[used]]
+    activation_U = strength.activation(
+        (present - told_U) / strength.DAY_SECONDS,
+        (present - last_U) / strength.DAY_SECONDS,
+        np.array([use.uses for use in found], dtype=float),
+    )
+    near_N = np.zeros(len(view))
+    np.maximum.at(near_N, view.alias_of[used], strength.nearness(activation_U))
+    arms["strength"] = near_N
+    raised_N = score_N + weight * near_N * np.maximum(score_N, 0.0)
+    exact_N = arms["overlap"] > _ALL_WORDS
+    if exact_N.any():
+        below = np.nextafter(raised_N[exact_N].max(), -np.inf)
+        raised_N = np.where(exact_N, raised_N, np.maximum(score_N, np.minimum(raised_N, below)))
+    return raised_N
+
+
+# A share of the question's words that is 1 but for rounding.
+_ALL_WORDS = 1 - 1e-6
 
 
 def _best_first(score_N: np.ndarray) -> np.ndarray:
