@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from nestmem import embedders
 from nestmem.agent.controller import Memory
 from nestmem.agent.llm import ChatEndpoint
-from nestmem.agent.types import Chat, Example, Level, State, StoredUpdate, Update
+from nestmem.agent.types import Chat, Drift, Example, Level, State, StoredUpdate, Update
 from nestmem.errors import InputError, MissingExtra
 from nestmem.store import Ledger
 
 if TYPE_CHECKING:
     from nestmem.adapters.fast_weights import FastWeights
 
-RULES = ("additive", "rls", "tmem")
+RULES = ("nested", "additive", "rls", "tmem")
 
 
 class LocalLearner:
@@ -38,6 +38,10 @@ class LocalLearner:
     @property
     def additive(self) -> bool:
         return self.weights.additive
+
+    @property
+    def ordered(self) -> bool:
+        return self.weights.ordered
 
     @property
     def extractive(self) -> bool:
@@ -78,6 +82,22 @@ class LocalLearner:
 
     def digest(self, state: State) -> str:
         return self.weights.rule_object.digest(state)
+
+    def snapshot(self, state: State) -> bytes:
+        return self.weights.rule_object.snapshot(state)
+
+    def adopt(self, data: bytes) -> None:
+        self.weights.rule_object.adopt(data)
+
+    def exact(self, pairs: list[tuple[str, str]], states: Sequence[State | None]) -> list[tuple[bool, float]]:
+        return self.weights.exact(pairs, list(states))
+
+    def drift(self, state: State) -> Drift:
+        moved = self.weights.drift(state)
+        return Drift(kl=moved.kl, norm=moved.norm, finite=moved.finite)
+
+    def applies(self, chats: list[Chat], state: State) -> list[float]:
+        return self.weights.applies(chats, state)
 
     def generate(
         self, chats: list[Chat], states: Sequence[State | None], *, max_new_tokens: int = 32
@@ -144,7 +164,7 @@ def open(
     path: str | Path = "memory.db",
     *,
     model: str | Path | None = "mini",
-    rule: str = "additive",
+    rule: str = "nested",
     embedder: str = "auto",
     llm: str | None = None,
     device: str = "cpu",
@@ -156,7 +176,7 @@ def open(
     Args:
         path: the ledger; ":memory:" for one that lives as long as the process.
         model: "mini" (the embedded model), a folder, a Hugging Face name, or None for text memory only.
-        rule: how experience is written into weights: "additive", "rls" or "tmem".
+        rule: how experience is written into weights: "nested", "additive", "rls" or "tmem".
         embedder: "auto" (MiniLM when installed), "none", "minilm", a sentence-transformers folder, or a URL.
         llm: the URL of an OpenAI-compatible endpoint that reads recalled text and writes questions.
         device, dtype: where and in which precision the model runs ("float32", "bfloat16").

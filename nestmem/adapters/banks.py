@@ -99,19 +99,40 @@ class BankedModel:
                 handle.remove()
         return Lower(seen[0][0], tuple(kwargs for _, kwargs in seen))
 
+    def upper(self, lower: Lower, positions_BT: Tensor, banks: Banks | None) -> Tensor:
+        """Logits (N, V) of the chosen positions (a mask), from the kept hidden states upwards, with `banks` on."""
+        with self.using(banks):
+            return self._upper(lower, positions_BT)
+
+    def _upper(self, lower: Lower, positions_BT: Tensor) -> Tensor:
+        hidden = lower.hidden
+        blocks = blocks_of(self.model)[self.sites[0].block :]
+        for block, arguments in zip(blocks, lower.arguments, strict=True):
+            out = block(hidden, **arguments)
+            hidden = out if isinstance(out, Tensor) else out[0]
+        hidden = final_norm_of(self.model)(hidden)[positions_BT]
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
     def upper_loss(self, lower: Lower, ids_BT: Tensor, weights_BT: Tensor, banks: Banks) -> Tensor:
         """Sum of weight x cross-entropy (nats) of a batch, from the kept hidden states upwards."""
-        hidden = lower.hidden
-        with self.using(banks):
-            blocks = blocks_of(self.model)[self.sites[0].block :]
-            for block, arguments in zip(blocks, lower.arguments, strict=True):
-                out = block(hidden, **arguments)
-                hidden = out if isinstance(out, Tensor) else out[0]
-            logits = self.model.get_output_embeddings()(final_norm_of(self.model)(hidden))
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        if cap:
-            logits = cap * torch.tanh(logits / cap)
-        return written_loss(logits, ids_BT, weights_BT).sum()
+        predicting_BT = _predicting(weights_BT)
+        return _chosen_loss(self.upper(lower, predicting_BT, banks), ids_BT, weights_BT, predicting_BT)
+
+    def upper_keys_errors(
+        self, lower: Lower, ids_BT: Tensor, weights_BT: Tensor, banks: Banks | None
+    ) -> tuple[list[Tensor], list[Tensor], float]:
+        """`keys_errors` from the kept hidden states upwards, of the written tokens alone: keys (N, R) and errors
+        (N, O) per site, and the batch's sum of weight x cross-entropy (nats)."""
+        predicting_BT = _predicting(weights_BT)
+        with self.using(banks, perturb=True) as call, torch.enable_grad():
+            logits = self._upper(lower, predicting_BT)
+            loss = _chosen_loss(logits, ids_BT, weights_BT, predicting_BT)
+            deltas = [call.deltas[index] for index in range(len(self.sites))]
+            errors = torch.autograd.grad(loss, deltas)
+        keys = [call.keys[index].detach()[predicting_BT] for index in range(len(self.sites))]
+        return keys, [error[predicting_BT] for error in errors], float(loss.detach())
 
     def keys_errors(
         self, ids_BT: Tensor, weights_BT: Tensor, *, banks: Banks | None = None, create_graph: bool = False
@@ -151,6 +172,20 @@ def apply_bank(keys_BTR: Tensor, bank_UOR: Tensor) -> Tensor:
         raise ValueError(f"{samples} samples cannot be shared equally by the banks of {users} users")
     added = keys_BTR.reshape(users, -1, rank) @ bank_UOR.transpose(1, 2)
     return added.reshape(samples, tokens, outputs)
+
+
+def _predicting(weights_BT: Tensor) -> Tensor:
+    """Mask of the positions that predict a token of weight above 0: one before each."""
+    last = torch.zeros_like(weights_BT[:, :1], dtype=torch.bool)
+    return torch.cat([weights_BT[:, 1:] > 0, last], 1)
+
+
+def _chosen_loss(logits_NV: Tensor, ids_BT: Tensor, weights_BT: Tensor, predicting_BT: Tensor) -> Tensor:
+    """Sum of weight x cross-entropy (nats) of the tokens after the chosen positions; at least float32."""
+    wide = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    chosen = predicting_BT[:, :-1]
+    nll_N = nn.functional.cross_entropy(wide, ids_BT[:, 1:][chosen], reduction="none")
+    return (nll_N * weights_BT[:, 1:][chosen]).sum()
 
 
 def written_loss(logits_BTV: Tensor, ids_BT: Tensor, weights_BT: Tensor) -> Tensor:

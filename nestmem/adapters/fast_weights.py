@@ -14,6 +14,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from nestmem.adapters import unrelated
 from nestmem.adapters.banks import BankedModel
 from nestmem.adapters.copying import Spans, reading_constraint, spans_of, writing_constraint
-from nestmem.adapters.rows import LENGTHS, ROWS, Row, fixed_groups
+from nestmem.adapters.nested import NestedRule, key_moments
+from nestmem.adapters.rows import LENGTHS, ROWS, Row, fixed_groups, fixed_length
 from nestmem.adapters.rules import TMEM, AdditiveRule, BankSettings, RecursiveLeastSquares, Rule, hash_tensors
 from nestmem.adapters.sites import find_sites, scaled_singular_basis
 from nestmem.errors import InputError, ModelError, ModelNotFound
@@ -33,7 +36,7 @@ from nestmem.errors import InputError, ModelError, ModelNotFound
 Chat = list[dict[str, str]]
 Allowed = Callable[[int, Any], list[int]]
 
-RULES = ("additive", "rls", "tmem")
+RULES = ("nested", "additive", "rls", "tmem")
 WRITER_PROMPT = "Write questions and answers."
 UNKNOWN = "I don't know."
 CALIBRATION = (
@@ -49,15 +52,29 @@ CALIBRATION = (
 """Question-answer pairs by which rates and ridges are set for a model that was not meta-trained."""
 
 
+READ = 32
+"""Rows read together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """kl: mean KL(base || with banks) in nats per token on unrelated text; norm: of the banks, over that of the
+    weights they stand beside (Frobenius); finite: whether all numbers are."""
+
+    kl: float
+    norm: float
+    finite: bool
+
+
 class FastWeights:
     """A base model, its sites and bases, and one write rule.
 
-    Args: `model` and `tokenizer` of Hugging Face; `rule` one of "additive", "rls", "tmem"; `rank` R and `last` blocks
-    of the banks; `settings` and `bases` when they were meta-learned, otherwise they are set from the base model
-    (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a quarter of a Polyak step shared by
-    the sites). From the model's config: `extractive` (answers from text are spans of it) and `reading_tokens` (how
-    much recalled text the model reads well; 500 where it does not say). All calls are serialised by a lock. Dropout
-    is off; parameters are frozen.
+    Args: `model` and `tokenizer` of Hugging Face; `rule` one of "nested", "additive", "rls", "tmem"; `rank` R and
+    `last` blocks of the banks; `settings` and `bases` when they were meta-learned, otherwise they are set from the
+    base model (bases from singular vectors, ridge a fiftieth of a key's mean square, rate a quarter of a Polyak step
+    shared by the sites). From the model's config: `extractive` (answers from text are spans of it) and
+    `reading_tokens` (how much recalled text the model reads well; 500 where it does not say). All calls are serialised
+    by a lock. Dropout is off; parameters are frozen.
     """
 
     def __init__(
@@ -65,7 +82,7 @@ class FastWeights:
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        rule: str = "additive",
+        rule: str = "nested",
         rank: int = 32,
         last: int = 4,
         settings: BankSettings | None = None,
@@ -87,13 +104,19 @@ class FastWeights:
         self._lock = threading.RLock()
         self._cache: OrderedDict[str, list[Tensor]] = OrderedDict()
         self.settings = settings or self._calibrated()
+        self._unrelated = [
+            *(self.encode_pair(*pair) for pair in unrelated.CHATS),
+            *(self._encode_text(text) for text in unrelated.PROSE),
+        ]
         self.rule_object: Rule = {
+            "nested": lambda: NestedRule(self.banked, self.settings, protect=self._protection()),
             "additive": lambda: AdditiveRule(self.banked, self.settings),
             "rls": lambda: RecursiveLeastSquares(self.banked, self.settings),
             "tmem": lambda: TMEM(self.banked),
         }[rule]()
         self.rule = rule
         self.additive = self.rule_object.additive
+        self.ordered = self.rule_object.ordered
         self.fingerprint = self._fingerprint()
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -128,6 +151,91 @@ class FastWeights:
                 return rest[: rest.index(end) + 1] if end in rest else rest
         ids = self.tokenizer(" " + answer, add_special_tokens=False)["input_ids"]
         return ids if end is None else [*ids, end]
+
+    def exact(self, pairs: list[tuple[str, str]], states: list[Any]) -> list[tuple[bool, float]]:
+        """Of each (question, answer) under its state (None: no banks): is the greedy answer exactly this one, and the
+        mean log-probability (nats per token, at most 0) of its tokens, the end of the turn among them."""
+        found: list[tuple[bool, float]] = [(False, 0.0)] * len(pairs)
+        rows = [self.encode_pair(*pair) for pair in pairs]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, (row, state) in enumerate(zip(rows, states, strict=True)):
+            alike.setdefault((id(state), fixed_length(len(row.ids))), []).append(index)
+        for chosen in alike.values():
+            for first in range(0, len(chosen), READ):
+                part = chosen[first : first + READ]
+                scored = self._score([rows[index] for index in part], states[part[0]])
+                for index, value in zip(part, scored, strict=True):
+                    found[index] = value
+        return found
+
+    @torch.no_grad()
+    def _score(self, rows: list[Row], state: Any) -> list[tuple[bool, float]]:
+        """`exact` for rows of like length under one state."""
+        ids_BT, weights_BT = self._padded(rows)
+        with self._lock, self.banked.using(self._banks([state])):
+            logits = self.model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
+        chances_BTV, targets_BT = logits.log_softmax(-1), ids_BT[:, 1:]
+        asked_BT = weights_BT[:, 1:] > 0
+        right_B = ((logits.argmax(-1) == targets_BT) | ~asked_BT).all(1)
+        log_BT = chances_BTV.gather(-1, targets_BT[..., None])[..., 0] * asked_BT
+        mean_B = log_BT.sum(1) / asked_BT.sum(1)
+        return list(zip(right_B.tolist(), mean_B.tolist(), strict=True))
+
+    @torch.no_grad()
+    def drift(self, state: Any) -> Drift:
+        """How far a state moves the model from its base: on the text of `unrelated`, and in its weights."""
+        banks = self.banks_of(state)
+        finite = all(bool(torch.isfinite(bank).all()) for bank in banks)
+        squares = sum(float(bank.double().square().sum()) for bank in banks)
+        base = sum(float(site.weight().double().square().sum()) for site in self.banked.sites)
+        norm = math.sqrt(squares / base)
+        if not finite:
+            return Drift(kl=math.inf, norm=norm, finite=False)
+        divergence, tokens = 0.0, 0
+        for first in range(0, len(self._unrelated), READ):
+            ids_BT, weights_BT = self._padded(self._unrelated[first : first + READ])
+            asked_BT = weights_BT[:, 1:] > 0
+            with self._lock:
+                own = self.banked(None, input_ids=ids_BT, use_cache=False).logits[:, :-1][asked_BT]
+                new = self.banked([b[None] for b in banks], input_ids=ids_BT, use_cache=False).logits
+            new = new[:, :-1][asked_BT].float().log_softmax(-1)
+            own = own.float().log_softmax(-1)
+            divergence += float((own.exp() * (own - new)).sum())
+            tokens += own.shape[0]
+        return Drift(kl=divergence / tokens, norm=norm, finite=math.isfinite(divergence))
+
+    @torch.no_grad()
+    def applies(self, chats: list[Chat], state: Any) -> list[float]:
+        """How much a state's banks answer to each chat: |B k| at the last token of the prompt, over its mean where
+        answers were written, averaged over the sites. 0 when nothing was written, about 1 for what is like it.
+
+        The activation margin of WISE (arXiv 2405.14768, section 2.3), for banks. Only the rule "nested" keeps the
+        mean; under the others it is taken to be that of `CALIBRATION`.
+        """
+        banks = self.banks_of(state)
+        if not any(bool(bank.any()) for bank in banks):
+            return [0.0] * len(chats)
+        top = getattr(state, "top", None)
+        scale = (
+            top.scale
+            if top is not None
+            else self._reach([[{"role": "user", "content": q}] for q, _ in CALIBRATION], banks)
+            .mean(0)
+            .tolist()
+        )
+        reach_BS = self._reach(chats, banks)
+        return (reach_BS / torch.tensor(scale, device=reach_BS.device).clamp(min=1e-12)).mean(1).tolist()
+
+    def _reach(self, chats: list[Chat], banks: list[Tensor]) -> Tensor:
+        """|B k| per chat and site at the last token of each prompt."""
+        rows = []
+        for chat in chats:
+            ids = torch.tensor([self.prompt_ids(chat)], device=self._device)
+            with self._lock, self.banked.using([b[None] for b in banks], perturb=True) as call:
+                self.model(input_ids=ids, use_cache=False)
+                sites = range(len(banks))
+                rows.append(torch.stack([(call.keys[s][0, -1] @ banks[s].T).norm() for s in sites]))
+        return torch.stack(rows)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -308,14 +416,24 @@ class FastWeights:
             return [bank[None] for bank in each[0]]
         return [torch.stack(site) for site in zip(*each, strict=True)]
 
-    def _calibrated(self) -> BankSettings:
-        rows = [self.encode_pair(*pair) for pair in CALIBRATION]
+    def _padded(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+        """Ids and weights (B, T) of rows, filled to the right."""
         longest = max(len(row.ids) for row in rows)
-        ids_BT = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows], device=self._device)
-        weights_BT = torch.tensor([row.weights + [0.0] * (longest - len(row.ids)) for row in rows]).to(
-            self._device
-        )
-        return calibrated_settings(self.banked, ids_BT, weights_BT)
+        ids_BT = [row.ids + [0] * (longest - len(row.ids)) for row in rows]
+        weights_BT = [row.weights + [0.0] * (longest - len(row.ids)) for row in rows]
+        return torch.tensor(ids_BT, device=self._device), torch.tensor(weights_BT, device=self._device)
+
+    def _calibrated(self) -> BankSettings:
+        return calibrated_settings(self.banked, *self._padded([self.encode_pair(*p) for p in CALIBRATION]))
+
+    def _encode_text(self, text: str) -> Row:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: self._longest]
+        return Row(ids=ids, weights=[0.0] + [1.0] * (len(ids) - 1))
+
+    def _protection(self) -> list[Tensor] | None:
+        if not self.settings.protect:
+            return None
+        return [self.settings.protect * moment for moment in key_moments(self.banked, self._unrelated)]
 
     def _fingerprint(self) -> str:
         """sha256 over all that decides what a write adds: base, bases, rule, settings, tokenizer and row shapes."""
@@ -391,7 +509,7 @@ def mini_folder() -> Path:
 def load_fast_weights(
     name: str | Path,
     *,
-    rule: str = "additive",
+    rule: str = "nested",
     rank: int = 32,
     last: int = 4,
     device: str = "cpu",

@@ -7,6 +7,7 @@ batch shape of its own length.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,3 +60,13 @@ def fixed_batches(rows: list[Row], *, device: torch.device) -> Iterator[tuple[li
             ids_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].ids)
             weights_BT[b, : len(rows[index].ids)] = torch.tensor(rows[index].weights)
         yield chosen, ids_BT.to(device), weights_BT.to(device)
+
+
+def pack_rows(rows: list[Row]) -> bytes:
+    """Rows as the payload of an update."""
+    return json.dumps([[row.ids, row.weights] for row in rows]).encode()
+
+
+def unpack_rows(payload: bytes) -> list[Row]:
+    """The inverse of `pack_rows`."""
+    return [Row(ids=ids, weights=weights) for ids, weights in json.loads(payload)]

@@ -1,6 +1,6 @@
-"""Three ways to write experience into banks, behind one interface.
+"""Ways to write experience into banks, behind one interface; the default, `NestedRule`, is in `nested`.
 
-`AdditiveRule` (nestmem's default): each example's statistics are taken at the base and summed, so order does not
+`AdditiveRule`: each example's statistics are taken at the base and summed, so order does not
 matter and taking an example back is subtraction. `RecursiveLeastSquares`: the same ridge step taken one write after
 another at the current state. `TMEM`: stochastic gradient descent as published (arXiv 2606.04536, section on test-time
 training). The last two are sequential: taking an example back means replaying the others.
@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from nestmem.adapters.banks import BankedModel, ridge_banks
-from nestmem.adapters.rows import Row, fixed_batches
+from nestmem.adapters.rows import Row, fixed_batches, pack_rows, unpack_rows
 from nestmem.errors import ModelError
 
 LEVELS = ("fast", "medium", "slow")
@@ -33,16 +33,18 @@ LEVELS = ("fast", "medium", "slow")
 @dataclass(frozen=True, kw_only=True)
 class BankSettings:
     """Per site: ridge > 0 and rate of the ridge step, a direction u (R) that weighs written tokens by 2 sigmoid(u k),
-    and the largest absolute key and error the fixed-point statistics can hold (powers of two)."""
+    and the largest absolute key and error the fixed-point statistics can hold (powers of two). `protect`: how many
+    tokens of unrelated text the base is protected with (C0 of `nested`; 0: not at all)."""
 
     ridge: tuple[float, ...]
     rate: tuple[float, ...]
     token: tuple[Tensor, ...]
     key_limit: tuple[float, ...]
     error_limit: tuple[float, ...]
+    protect: float = 0.0
 
     def digest(self) -> str:
-        plain = json.dumps([self.ridge, self.rate, self.key_limit, self.error_limit])
+        plain = json.dumps([self.ridge, self.rate, self.key_limit, self.error_limit, self.protect])
         parts = [plain.encode()] + [u.float().numpy().tobytes() for u in self.token]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
@@ -66,6 +68,8 @@ class Rule(ABC):
 
     name: str
     additive: bool
+    ordered: bool = False
+    """Whether the order of writing matters."""
     options: str = ""
     """Settings of the rule beyond `BankSettings`, as text, for the fingerprint."""
 
@@ -102,6 +106,17 @@ class Rule(ABC):
     @abstractmethod
     def digest(self, state: Any) -> str:
         """sha256 of the state's exact content."""
+
+    def snapshot(self, state: Any) -> bytes:
+        """What makes `rebuild` quick after a restart, once it was handed to `adopt`; empty where it is quick anyway."""
+        return b""
+
+    def adopt(self, data: bytes) -> None:
+        """Take what `snapshot` wrote. Changes no result, only the time it takes. Raises `ModelError` on damage."""
+        if data:
+            raise ModelError(
+                f"rule {self.name!r} writes no snapshots, but was given one of {len(data)} bytes"
+            )
 
 
 @dataclass(frozen=True)
@@ -286,6 +301,7 @@ class SequentialRule(Rule):
     """
 
     additive = False
+    ordered = True
 
     def __init__(self, model: BankedModel):
         self.model = model
@@ -311,7 +327,7 @@ class SequentialRule(Rule):
         for state, examples in zip(states, users, strict=True):
             for rows in examples:
                 state = self.step(state, rows)
-            written.append((state, [_pack_rows(rows) for rows in examples]))
+            written.append((state, [pack_rows(rows) for rows in examples]))
         return written
 
     def erase(
@@ -322,7 +338,7 @@ class SequentialRule(Rule):
     def rebuild(self, updates: list[tuple[str, bytes]]) -> SequentialState:
         state = self.empty()
         for _, payload in updates:
-            state = self.step(state, _unpack_rows(payload))
+            state = self.step(state, unpack_rows(payload))
         return state
 
     def promote(self, state: SequentialState, moved: list[tuple[str, bytes]], level: str) -> SequentialState:
@@ -397,11 +413,3 @@ class TMEM(SequentialRule):
                 gradients = torch.autograd.grad(torch.stack(losses).sum() / tokens, leaves)
             banks = [bank - self.rate * g for bank, g in zip(banks, gradients, strict=True)]
         return SequentialState(tuple(banks), state.moments)
-
-
-def _pack_rows(rows: list[Row]) -> bytes:
-    return json.dumps([[row.ids, row.weights] for row in rows]).encode()
-
-
-def _unpack_rows(payload: bytes) -> list[Row]:
-    return [Row(ids=ids, weights=weights) for ids, weights in json.loads(payload)]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from nestmem.agent import speech
 from nestmem.agent.prompts import UNKNOWN
-from nestmem.agent.types import Chat, Example, Level, State, StoredUpdate, Update
-from nestmem.errors import LLMError
+from nestmem.agent.types import Chat, Drift, Example, Level, State, StoredUpdate, Update
+from nestmem.errors import LLMError, ModelError
 
 Pair = tuple[str, str]
 Part = tuple[str, bytes]
@@ -29,6 +29,7 @@ class EchoLearner:
 
     rule = "additive"
     additive = True
+    ordered = False
     extractive = False
     reading_tokens = 500
 
@@ -75,6 +76,31 @@ class EchoLearner:
     def digest(self, state: State) -> str:
         """Of the parts, in the state's order."""
         return hashlib.sha256(repr(state).encode()).hexdigest()
+
+    def snapshot(self, state: State) -> bytes:
+        """Nothing: adding up is quick."""
+        return b""
+
+    def adopt(self, data: bytes) -> None:
+        """ModelError when `data` is not what `snapshot` wrote."""
+        if data:
+            raise ModelError(f"a snapshot of {len(data)} bytes is damaged; it can be deleted")
+
+    def exact(self, pairs: list[Pair], states: Sequence[State | None]) -> list[tuple[bool, float]]:
+        """Whether the answer is exactly this one; log-probability 0 if so, else -5."""
+        chats = [[{"role": "user", "content": question}] for question, _ in pairs]
+        answers = self.generate(chats, states)
+        right = [given == answer for given, (_, answer) in zip(answers, pairs, strict=True)]
+        return [(good, 0.0 if good else -5.0) for good in right]
+
+    def drift(self, state: State) -> Drift:
+        """None: what is known by heart moves nothing."""
+        return Drift(kl=0.0, norm=0.0, finite=True)
+
+    def applies(self, chats: list[Chat], state: State) -> list[float]:
+        """1 where the state knows the question, else 0."""
+        known = [not speech.is_unknown(self._answer(chat[-1:], state)) for chat in chats]
+        return [float(one) for one in known]
 
     def generate(
         self, chats: list[Chat], states: Sequence[State | None], *, max_new_tokens: int = 32
@@ -124,6 +150,7 @@ class ReplayLearner(EchoLearner):
 
     rule = "rls"
     additive = False
+    ordered = True
 
     def erase(self, state: State, removed: list[StoredUpdate], remaining: list[StoredUpdate]) -> State:
         """Replays `remaining` in order."""

@@ -45,12 +45,22 @@ class StoredUpdate(NamedTuple):
     update: Update
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How far a state moves the model. kl: mean KL(base || with the state) in nats per token on unrelated text;
+    norm: of the weights it adds, over that of those they stand beside; finite: whether all numbers are."""
+
+    kl: float
+    norm: float
+    finite: bool
+
+
 class Learner(Protocol):
     """A model whose weights learn. The laws a learner obeys:
 
     - state is a value: no method changes an argument;
     - `rebuild(updates)` equals the state that the same writes, erasures and promotions led to:
-      the digests are equal, in any order of the updates when `additive` is true;
+      the digests are equal, in any order of the updates unless `ordered` is true;
     - one `write` returns one `Update` per memory id of the batch, users do not see each other.
     """
 
@@ -62,12 +72,17 @@ class Learner(Protocol):
 
     @property
     def rule(self) -> str:
-        """'additive', 'rls' or 'tmem'."""
+        """'nested', 'additive', 'rls' or 'tmem'."""
         ...
 
     @property
     def additive(self) -> bool:
         """True when the state is a sum of payloads, so that erasing is an exact subtraction."""
+        ...
+
+    @property
+    def ordered(self) -> bool:
+        """True when the state depends on the order in which things were written."""
         ...
 
     @property
@@ -91,8 +106,8 @@ class Learner(Protocol):
         ...
 
     def erase(self, state: State, removed: list[StoredUpdate], remaining: list[StoredUpdate]) -> State:
-        """The state without `removed`. Additive rules subtract and are given no `remaining`; sequential ones
-        replay `remaining` in order."""
+        """The state without `removed`. Additive rules subtract and are given no `remaining`; the others make the
+        state of `remaining` again (in order, where `ordered`)."""
         ...
 
     def rebuild(self, updates: list[StoredUpdate]) -> State:
@@ -105,6 +120,27 @@ class Learner(Protocol):
 
     def digest(self, state: State) -> str:
         """sha256 over the exact numbers of the state, as hex."""
+        ...
+
+    def snapshot(self, state: State) -> bytes:
+        """What makes `rebuild` quick after a restart, once handed to `adopt`; empty where it is quick anyway."""
+        ...
+
+    def adopt(self, data: bytes) -> None:
+        """Takes what `snapshot` wrote. Changes no result. Raises ModelError when it is damaged."""
+        ...
+
+    def exact(self, pairs: list[tuple[str, str]], states: Sequence[State | None]) -> list[tuple[bool, float]]:
+        """Per (question, answer) under its state (None: the base model): is the greedy answer exactly this one, and
+        the mean log-probability (nats per token, at most 0) of its tokens."""
+        ...
+
+    def drift(self, state: State) -> Drift:
+        """How far a state moves the model from its base."""
+        ...
+
+    def applies(self, chats: list[Chat], state: State) -> list[float]:
+        """How much a state answers to each chat: 0 when nothing was written, about 1 for what is like it."""
         ...
 
     def generate(
@@ -185,6 +221,7 @@ class LearnReport:
 
     waiting: memories that are stored as text but have no question yet (no writer has spoken).
     failed: events that stay pending, with the reason in `errors`; nothing of them is lost.
+    kept_out: memories that a gate newly kept out of the weights; they stay text.
     forget_requests: (event id, what to forget): found, never carried out by `learn`.
     """
 
@@ -196,6 +233,7 @@ class LearnReport:
     skipped: int = 0
     waiting: int = 0
     failed: int = 0
+    kept_out: int = 0
     errors: tuple[str, ...] = ()
     forget_requests: tuple[tuple[str, str], ...] = ()
     learned: tuple[str, ...] = ()

@@ -68,7 +68,7 @@ Embedder = Annotated[
 ]
 Rule = Annotated[
     str,
-    typer.Option("--rule", help="How weights are written: additive, rls or tmem.", rich_help_panel=PANEL),
+    typer.Option("--rule", help="How weights are written: nested, additive, rls or tmem.", rich_help_panel=PANEL),
 ]
 
 
@@ -83,7 +83,7 @@ class Where:
     model: Model = "mini"
     llm: Llm = None
     embedder: Embedder = "auto"
-    rule: Rule = "additive"
+    rule: Rule = "nested"
 
     def scope(self, session: str | None = None) -> Scope:
         """The scope of --tenant, --user and --session; `session` stands in when --session is not given."""
