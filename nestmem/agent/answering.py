@@ -1,6 +1,7 @@
 """From a question to an answer: the halves of the memory are asked apart, and what they say is compared.
 
-The text half reads recalled lines, the weights half is asked with nothing but the question. When both are
+The text half reads recalled lines, the weights half is asked with nothing but the question, and only when it
+applies: when the question moves it about as much as what was written did. When both are
 asked and disagree, an answer that a stored memory backs goes before one that none backs, the half that
 knows before the one that does not, and otherwise the more confident half.
 """
@@ -8,7 +9,7 @@ knows before the one that does not, and otherwise the more confident half.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nestmem.agent import prompts, speech
@@ -18,6 +19,8 @@ from nestmem.store.records import MemoryRecord
 
 By = Literal["model", "llm", "extract"]
 CHARS_PER_TOKEN = 4
+MARGIN = 0.3
+"""How much (see `Learner.applies`) the weights must answer to a question before they are asked."""
 SURE = 0.6
 """From which probability (0..1) the span that a small reader found is its answer."""
 
@@ -72,11 +75,14 @@ def supporting(spoken: Spoken, memories: Sequence[MemoryRecord], listed: set[str
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Whoever turns a prompt into words: the learner, the endpoint for the text half, or nobody."""
+    """Whoever turns a prompt into words: the learner, the endpoint for the text half, or nobody.
+
+    margin: below this the weights are out of scope and not asked (`halves["scope"]` of an answer shows the value)."""
 
     learner: Learner | None
     llm: LLM | None
     max_new_tokens: int
+    margin: float = MARGIN
 
     def answer(
         self,
@@ -94,9 +100,14 @@ class Reader:
             if arm == "weights":
                 return Spoken(text=prompts.UNKNOWN, spoke="none", by="extract", tokens=0)
             return self._from_text(question, lines, memories)
-        if arm == "weights" or not lines:
-            return self._from_weights(question, state)
-        return self._from_both(question, lines, state, memories)
+        [scope] = self.learner.applies([prompts.question_chat(question)], state)
+        if not scope >= self.margin:
+            spoken = self._alone(question) if arm == "weights" else self._from_text(question, lines, memories)
+        elif arm == "weights" or not lines:
+            spoken = self._from_weights(question, state)
+        else:
+            spoken = self._from_both(question, lines, state, memories)
+        return replace(spoken, halves={**spoken.halves, "scope": f"{scope:.2f}"})
 
     def _alone(self, question: str) -> Spoken:
         chat = prompts.question_chat(question)

@@ -1,20 +1,49 @@
-"""Which of several memories of one key holds: pure functions of the memories, whatever order they came in.
+"""Which of several memories of one key holds, and at which level the weights hold it: pure functions.
 
 All memories of a key form a chain by the time they became true. The last one holds; each other is
-superseded by its successor.
+superseded by its successor. A level follows from the events and from how far the last sleep read, never from
+other memories: so a life without some event has the levels of one in which it was forgotten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 
 from nestmem.agent.types import Level
+from nestmem.errors import InputError
 from nestmem.store.records import Event, MemoryRecord
 
-SLOW_AFTER = timedelta(days=1)
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """When a memory moves from the fast to the medium level; only a sleep makes it slow.
+
+    session: at the end of its session, that is once another session went on after it. flushes: once so many
+    later batches of its session came; a batch are the messages of one `observe` (those recorded at one moment).
+    """
+
+    session: bool = True
+    flushes: int = 16
+
+    def __post_init__(self) -> None:
+        if isinstance(self.flushes, bool) or not isinstance(self.flushes, int) or self.flushes < 1:
+            raise InputError(
+                f"Clocks(flushes={self.flushes!r}): expected a whole number of batches, at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calendar:
+    """What the levels are read from. last: the time of the last event of each session. batches: the moments at
+    which messages of the user were recorded, of the sessions that may still be open. slept: the seq up to which
+    the last sleep read, 0 before the first."""
+
+    last: Mapping[str, datetime] = field(default_factory=dict)
+    batches: Mapping[str, Sequence[datetime]] = field(default_factory=dict)
+    slept: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +78,14 @@ def links(held: Sequence[MemoryRecord], new: Sequence[MemoryRecord], seq: Mappin
     return found
 
 
-def level(event: Event, last_of_session: Mapping[str, datetime]) -> Level:
-    """The level where what was told in `event` belongs, from what came after it.
-
-    `last_of_session`: the time of the last event of each session. "slow" when the newest event of all is more
-    than SLOW_AFTER later, "medium" when another session went on after it, else "fast". A function of the
-    events alone, so that a life without some event has the same levels as one in which it was forgotten.
-    """
-    session = event.scope.session or "default"
-    if last_of_session and max(last_of_session.values()) - event.when > SLOW_AFTER:
+def level(event: Event, calendar: Calendar, clocks: Clocks) -> Level:
+    """The level where what was told in `event` belongs: "slow" when a sleep has read it, "medium" when its session
+    has ended or went on for `clocks.flushes` batches, else "fast"."""
+    if event.seq <= calendar.slept:
         return "slow"
-    later = any(when > event.when for name, when in last_of_session.items() if name != session)
-    return "medium" if later else "fast"
+    session = event.scope.session or "default"
+    later = any(when > event.when for name, when in calendar.last.items() if name != session)
+    if clocks.session and later:
+        return "medium"
+    since = sum(moment > event.recorded_at for moment in set(calendar.batches.get(session, ())))
+    return "medium" if since >= clocks.flushes else "fast"

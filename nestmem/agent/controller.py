@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +20,13 @@ from types import TracebackType
 from typing import Any
 
 from nestmem.agent import answering, chains, extract, prompts, selectors, speech, transfer
+from nestmem.agent.chains import Clocks
+from nestmem.agent.guard import TRUSTED, GuardSettings
+from nestmem.agent.live import Live
 from nestmem.agent.messages import Message, check_messages, parse_time
 from nestmem.agent.recall import Context
 from nestmem.agent.recall import recall as recall_text
+from nestmem.agent.sleep import Sleeper, SleepReport, account
 from nestmem.agent.types import (
     ARMS,
     LLM,
@@ -35,10 +40,20 @@ from nestmem.agent.types import (
     Step,
     Why,
 )
-from nestmem.agent.weights import TRUSTED, Change, WeightBook
-from nestmem.errors import BaseChanged, InputError, LedgerCorrupt, LedgerReadOnly, LLMError
+from nestmem.agent.weights import Change, WeightBook
+from nestmem.errors import BaseChanged, InputError, LedgerCorrupt, LedgerLocked, LedgerReadOnly, LLMError
 from nestmem.store import Ledger
-from nestmem.store.records import Event, MemoryRecord, NewEvent, Receipt, Scope, WeightVersion, Work, utc_now
+from nestmem.store.records import (
+    Event,
+    MemoryRecord,
+    NewEvent,
+    Receipt,
+    Report,
+    Scope,
+    WeightVersion,
+    Work,
+    utc_now,
+)
 
 Messages = str | Mapping[str, Any] | Message | Sequence[str | Mapping[str, Any] | Message]
 ATTEMPTS = 3
@@ -72,7 +87,9 @@ class Memory:
 
     learner: the model whose weights learn (None: text memory only). embedder: adds meaning to recall.
     llm: an endpoint that reads the text arm and turns open statements into questions. A `scope` argument
-    is a Scope or the name of a user; None is the default user.
+    is a Scope or the name of a user; None is the default user. clocks: when a memory leaves the fast level.
+    guard: the limits of the gates before the weights. scope_margin: how much the weights must answer to a question
+    (about 1 for what is like something written, 0 for what is not) before they are asked.
 
     >>> from nestmem.store import Ledger
     >>> memory = Memory(Ledger(":memory:"))
@@ -92,6 +109,9 @@ class Memory:
         llm: LLM | None = None,
         clock: Callable[[], datetime] = utc_now,
         new_id: Callable[[str], str] = random_id,
+        clocks: Clocks | None = None,
+        guard: GuardSettings | None = None,
+        scope_margin: float = answering.MARGIN,
     ) -> None:
         self.ledger = ledger
         self.learner = learner
@@ -100,7 +120,17 @@ class Memory:
         self._clock = clock
         self._new_id = new_id
         self._drafts: dict[str, list[tuple[str, str]]] = {}
-        self._book = WeightBook(ledger, learner, clock=clock, new_id=new_id) if learner else None
+        self._scope_margin = scope_margin
+        settings = guard or GuardSettings()
+        self._live = Live(settings)
+        self._sleeper = Sleeper(self, new_id("sleeper"))
+        self._book = (
+            WeightBook(
+                ledger, learner, clock=clock, new_id=new_id, clocks=clocks or Clocks(), settings=settings
+            )
+            if learner
+            else None
+        )
 
     def __enter__(self) -> Memory:
         return self
@@ -109,6 +139,20 @@ class Memory:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def weights(self) -> WeightBook | None:
+        """The weights of all users, None without a learner."""
+        return self._book
+
+    @property
+    def sleeper(self) -> Sleeper:
+        """Who sleeps for the users of this memory."""
+        return self._sleeper
+
+    def now(self) -> datetime:
+        """The present moment by this memory's clock."""
+        return self._clock()
 
     def close(self) -> None:
         """Closes the ledger."""
@@ -203,13 +247,16 @@ class Memory:
             inside = {e.id for e in self.ledger.events(where)}
             told = [m for m in told if m.event_id in inside]
         told = [m for m in told if m.event_id not in hidden]
-        reader = answering.Reader(learner=self.learner, llm=self.llm, max_new_tokens=max_new_tokens)
+        reader = answering.Reader(
+            learner=self.learner, llm=self.llm, max_new_tokens=max_new_tokens, margin=self._scope_margin
+        )
         spoken = reader.answer(question, arm, lines=lines, state=state, memories=told)
         listed = self._listed(where, version) if version and spoken.spoke in ("weights", "both") else set()
         used = answering.supporting(spoken, told, listed)
         events = list(dict.fromkeys([m.event_id for m in used]))
         if not events and spoken.spoke in ("text", "both"):
             events = answering.quoted(spoken.text, sources)
+        self._note_answer(where.owner, question, spoken, version, used, reader)
         return Answer(
             text=spoken.text,
             spoke=spoken.spoke,
@@ -222,6 +269,32 @@ class Memory:
             arm=arm,
             halves=spoken.halves,
         )
+
+    def _note_answer(
+        self,
+        owner: Scope,
+        question: str,
+        spoken: answering.Spoken,
+        version: WeightVersion | None,
+        used: Sequence[MemoryRecord],
+        reader: answering.Reader,
+    ) -> None:
+        """Counts what was used, and on a share of the turns compares with an answer without weights."""
+        if version is not None and spoken.spoke == "weights":
+            self._live.answered(owner, version.id, [m.id for m in used])
+        if self.ledger.read_only:
+            return
+        without = None
+        if version is not None and self._live.shadows(question):
+            alone = spoken.halves.get("text")
+            without = alone or reader.answer(question, "none", lines=[], state=None, memories=()).text
+        # A count that is lost while another process writes costs less than an answer.
+        with suppress(LedgerLocked), self.ledger.transaction():
+            if used:
+                self.ledger.note_use(owner, [m.id for m in used], self._clock())
+            if without is not None and version is not None and self._book is not None:
+                detail = {"agrees": speech.same(without, spoken.text), "spoke": spoken.spoke}
+                self._book.report(owner, version.id, "shadow", "noted", detail)
 
     def _weights(self, scope: Scope) -> tuple[State | None, WeightVersion | None]:
         """The user's weights, learned again first when the stored ones were made for another model."""
@@ -400,9 +473,9 @@ class Memory:
         if self.llm is not None:
             return prompts.parse_llm_pairs(self.llm.chat(prompts.llm_writer_chat(statement)))
         if self.learner is not None:
-            if statement not in self._drafts:
-                self._drafts[statement] = self.learner.questions([statement])[0]
-            return [p for p in self._drafts[statement] if p[0].strip().endswith("?")]
+            drafted = self._drafts.get(statement)
+            written = self.learner.questions([statement])[0] if drafted is None else drafted
+            return [p for p in written if p[0].strip().endswith("?")]
         return []
 
     def _draft(self, owners: Sequence[Scope]) -> None:
@@ -458,7 +531,7 @@ class Memory:
             held = self._book.held(lesson.scope)
             events = {e.id: e for e in sources}
             wanted.append(self._book.wanted(lesson.scope, lesson.active, events, held=held))
-        return self._book.plan(wanted)
+        return self._book.decide(wanted)
 
     def _commit(self, lesson: _Lesson, change: Change | None) -> LearnReport | None:
         """Stores a lesson in one transaction. None when the memory changed meanwhile: it is read again."""
@@ -476,9 +549,34 @@ class Memory:
                 self.ledger.failed(work_id, error)
             if change is not None and change.changes and self._book:
                 version = self._book.commit(owner, change, "learned")
+            elif change is not None and change.notes and self._book:
+                self._book.note(owner, change)
         if version is not None and change is not None and self._book:
             self._book.committed(owner, version, change.state)
-        return self._report(lesson, change, version)
+        corrected = self._live.superseded(owner, [link.old for link in lesson.links])
+        rolled_back = self._roll_back(owner) if corrected else None
+        return self._report(lesson, change, rolled_back or version)
+
+    def _roll_back(self, owner: Scope) -> WeightVersion | None:
+        """Goes back to the last good version when the user put too many answers from weights right."""
+        gate = self._live.gate(owner)
+        if gate.passed or self._book is None:
+            return None
+        with self.ledger.transaction():
+            good = self._live.last_good(owner, self.ledger.versions(owner))
+            detail = {"gates": [gate.plain()]}
+            if good is None:
+                self._book.report(owner, None, "rollback", "refused", detail | {"why": "no older version"})
+                return None
+            holds = {m.id for m in self.ledger.memories(owner)}
+            change = self._book.of_version(owner, good, memory_ids=holds)
+            reason = f"rolled back to {good.id}"
+            version = self._book.commit(
+                owner, change, reason, kind="rollback", detail=detail | {"to": good.id}
+            )
+        self._book.committed(owner, version, change.state)
+        self._live.clear(owner)
+        return version
 
     def _report(self, lesson: _Lesson, change: Change | None, version: WeightVersion | None) -> LearnReport:
         head = version or self.ledger.head(lesson.scope)
@@ -494,6 +592,7 @@ class Memory:
             failed=len(lesson.errors),
             errors=tuple(dict.fromkeys(lesson.errors.values())),
             forget_requests=tuple(lesson.forgets),
+            kept_out=len(change.refused) if change else 0,
             learned=tuple(speech.acknowledge(r.question or "", r.answer or "") for r in told),
             version=head.id if head else None,
             digest=head.digest if head else None,
@@ -595,9 +694,11 @@ class Memory:
                 active = self.ledger.memories(owner)
                 events = {e.id: e for e in self.ledger.events(owner, ids={m.event_id for m in active})}
                 want = book.wanted(owner, active, events, held=held, again=plan.restored_ids)
-                [change] = book.plan([want])
+                [change] = book.decide([want])
                 if change.changes or plan.version_ids:
-                    version = book.commit(owner, change, "forgot")
+                    version = book.commit(owner, change, "forgot", kind="forget")
+                else:
+                    book.note(owner, change)
             elif head is not None and (plan.update_ids or plan.restored_ids):
                 version = self._untouched_version(owner, head, set(plan.update_ids), plan.restored_ids)
             receipt = self._receipt(owner, selector, plan.event_ids, removed, head, version or head, change)
@@ -682,7 +783,27 @@ class Memory:
             "rule": self.learner.rule if self.learner else None,
             "embedder": self.embedder.name if self.embedder else None,
             "llm": self.llm.name if self.llm else None,
+            **account(self.ledger, owner, head),
+            "sleep_error": self._sleeper.errors.get(owner),
         }
+
+    def sleep(
+        self,
+        scope: Scope | str | None = None,
+        *,
+        now: datetime | None = None,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> SleepReport:
+        """Takes what was learned of a user into the slow level of the weights: see `nestmem.agent.sleep`.
+
+        Learns what is pending first. Never removes a message or a memory. InputError without a model; SleepBusy
+        when another sleeper has this user. Interrupted anywhere, nothing is lost and the next sleep goes on.
+        """
+        return self._sleeper.sleep(_scope(scope).owner, now=now, on_stage=on_stage)
+
+    def reports(self, scope: Scope | str | None = None, version_id: str | None = None) -> list[Report]:
+        """What the guard measured at each change of a user's weights, oldest first; of one version when it is given."""
+        return self.ledger.reports(_scope(scope).owner, version_id)
 
     def versions(self, scope: Scope | str | None = None) -> list[WeightVersion]:
         """The weight versions of a user, oldest first."""
@@ -707,7 +828,9 @@ class Memory:
                     f"version {version_id} was made by another model or write rule; open the memory with that one"
                 )
             change = self._book.of_version(owner, version)
-            restored = self._book.commit(owner, change, f"restored {version_id}")
+            restored = self._book.commit(
+                owner, change, f"restored {version_id}", kind="rollback", detail={"to": version_id}
+            )
         self._book.committed(owner, restored, change.state)
         return restored
 

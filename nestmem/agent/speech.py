@@ -46,7 +46,7 @@ def acknowledge(question: str, answer: str) -> str:
     subject, verb = asked["s"], asked["v"]
     if asked["aux"] == "does":
         first, _, rest = verb.partition(" ")
-        verb = f"{_third(first)} {rest}".strip()
+        verb = f"{third(first)} {rest}".strip()
         return f"{asked['w'].lower()} {spoken_to(subject)} {verb}: {answer}"
     joined = {"do": f"{subject} {verb}", "did": f"{subject} {verb}"}.get(
         asked["aux"], f"{subject} {asked['aux']} {verb}"
@@ -54,9 +54,12 @@ def acknowledge(question: str, answer: str) -> str:
     return f"{asked['w'].lower()} {spoken_to(joined)}: {answer}"
 
 
-def _third(verb: str) -> str:
+def third(verb: str) -> str:
+    """ "live" -> "lives", "study" -> "studies"."""
     if verb in ("do", "go"):
         return verb + "es"
+    if re.search(r"[^aeiou]y$", verb):
+        return verb[:-1] + "ies"
     return "has" if verb == "have" else verb + ("es" if verb.endswith(("s", "x", "ch", "sh")) else "s")
 
 

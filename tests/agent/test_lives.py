@@ -167,7 +167,7 @@ def test_sequential_rules_replay_what_remains():
     assert digest(memory) == digest(other)
 
 
-def test_levels_follow_the_sessions_and_the_days():
+def test_levels_follow_the_sessions_and_sleep():
     memory, _ = live([(3, 0, 0)], EchoLearner())
     levels = lambda: sorted(u.level for u in memory.ledger.updates(Scope(user="ada")))  # noqa: E731
     assert levels() == ["fast"]
@@ -182,4 +182,6 @@ def test_levels_follow_the_sessions_and_the_days():
         "I'm allergic to peanuts.", Scope(user="ada", session="late"), occurred_at=START + timedelta(days=3)
     )
     memory.learn("ada")
-    assert levels() == ["fast", "slow", "slow"]
+    assert levels() == ["fast", "medium", "medium"]
+    assert memory.sleep("ada").new == 3
+    assert memory.status("ada")["levels"] == {"fast": 0, "medium": 0, "slow": 3}
