@@ -462,8 +462,9 @@ def _with_strength(
 ) -> np.ndarray:
     """Scores raised by how near the memories of each passage are; the same scores when none was ever used.
 
-    A passage that does not hold every word of the question (of those that are in the history) is not raised over
-    the best that does. The present is the moment of the last message or use.
+    Strength is no cue: a passage without a word of the question is raised as far as it is near in meaning, and not
+    at all without an embedder. One that does not hold every word of the question (of those that are in the history)
+    is not raised over the best that does. The present is the moment of the last message or use.
     """
     uses = ledger.uses(scope)
     memory_ids = view.table.memory[view.alias_rows].tolist() if uses else []
@@ -482,7 +483,8 @@ def _with_strength(
     near_N = np.zeros(len(view))
     np.maximum.at(near_N, view.alias_of[used], strength.nearness(activation_U))
     arms["strength"] = near_N
-    raised_N = score_N + weight * near_N * np.maximum(score_N, 0.0)
+    cue_N = np.maximum(arms["overlap"] > 0, arms.get("meaning", 0.0))
+    raised_N = score_N + weight * near_N * cue_N * np.maximum(score_N, 0.0)
     exact_N = arms["overlap"] > _ALL_WORDS
     if exact_N.any():
         below = np.nextafter(raised_N[exact_N].max(), -np.inf)
