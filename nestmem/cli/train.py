@@ -1,4 +1,4 @@
-"""`nestmem train`: the embedded model, from text and generated dialogues to the folder that ships."""
+"""`nestmem train`: the embedded model, from text and dialogues to the folder that ships; and the write of any model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from nestmem.cli.train_rl import rl
 from nestmem.errors import InputError
 
 training = typer.Typer(
-    help="Train the embedded model; every stage resumes where it was stopped.", no_args_is_help=True
+    help="Train the embedded model, or the way any model is written to; a run resumes where it was stopped.",
+    no_args_is_help=True,
 )
 
 Text = Annotated[
@@ -53,6 +55,87 @@ def mini_meta(
         start=start, out=out, text=_files(text), minutes=minutes, threads=threads, seed=seed
     )
     print(train_mini_meta(config))
+
+
+@training.command()
+def meta(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run: config, log, checkpoint, settings.")],
+    model: Annotated[
+        str, typer.Option("--model", help="The frozen base: 'mini', a Hugging Face name, or a folder.")
+    ] = "mini",
+    preset: Annotated[
+        str, typer.Option("--preset", help="How a write is done: sessions, fit, perk or dynamic.")
+    ] = "sessions",
+    order: Annotated[
+        str, typer.Option("--order", help="Derivatives through the writes: truncated, first, full or es.")
+    ] = "truncated",
+    keep: Annotated[int, typer.Option("--keep", help="Writes that 'truncated' differentiates.")] = 2,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="JSONL file of streams; generated personas when left out.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("--text", help="Unrelated text on which the base must stay as it is. Repeatable."),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Outer steps in all.")] = 500,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Stop after this many minutes of training in all; 0: no limit.")
+    ] = 0.0,
+    users: Annotated[int, typer.Option("--users", help="Streams side by side.")] = 4,
+    sessions: Annotated[int, typer.Option("--sessions", help="The most sessions of a stream.")] = 8,
+    facts: Annotated[int, typer.Option("--facts", help="Facts a persona tells in a session.")] = 2,
+    rank: Annotated[int, typer.Option("--rank", help="Rank of the banks, where the model brings none.")] = 32,
+    last: Annotated[
+        int, typer.Option("--last", help="Blocks that carry banks, where the model brings none.")
+    ] = 4,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Start from calibrated rates though the model brings learned ones."),
+    ] = False,
+    rate: Annotated[
+        float, typer.Option("--rate", help="The inner rate to start from; 0: the preset's, or calibrated.")
+    ] = 0.0,
+    scalar_rate: Annotated[
+        float, typer.Option("--scalar-rate", help="Outer rate of the learned numbers.")
+    ] = 0.01,
+    copy_base: Annotated[
+        bool, typer.Option("--copy-base", help="Also write OUT/model: the base with the learned settings.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:0 ...")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="A torch dtype by name.")] = "float32",
+    threads: Threads = 1,
+    seed: Seed = 0,
+) -> None:
+    """Learn how to write into the weights of a frozen model: rates, ridges, decays, token weights, gate."""
+    from nestmem.train.meta import preset as configured
+    from nestmem.train.meta import train_meta
+
+    values = {
+        "model": model,
+        "out": out,
+        "data": data,
+        "text": _files(text),
+        "order": order,
+        "keep": keep,
+        "steps": steps,
+        "minutes": minutes,
+        "users": users,
+        "sessions": sessions,
+        "facts": facts,
+        "rank": rank,
+        "last": last,
+        "fresh": fresh,
+        "scalar_rate": scalar_rate,
+        "copy_base": copy_base,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "seed": seed,
+    }
+    print(train_meta(configured(preset, **values, **({"rate": rate} if rate else {}))))
+
+
+training.command()(rl)
 
 
 @training.command()

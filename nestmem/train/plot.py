@@ -30,8 +30,18 @@ def plot_run(run: Path, out: Path) -> Path:
     checked = [row for row in rows if "validation" in row]
     for setting in checked[-1]["validation"] if checked else ():
         for name in ("told", "never_told", "placebo"):
-            points = [(r["step"], r["validation"][setting][name]) for r in checked]
+            points = [
+                (r["step"], r["validation"][setting][name])
+                for r in checked
+                if name in r["validation"].get(setting, {})
+            ]
             _line(shares, points, f"{setting}: {name.replace('_', ' ')}")
+        points = [
+            (r["step"], r["validation"][setting]["loss"])
+            for r in checked
+            if "loss" in r["validation"].get(setting, {})
+        ]
+        _line(losses, points, f"{setting}: loss")
     losses.set(xlabel="step", ylabel="nats per token", title="loss")
     shares.set(xlabel="step", ylabel="share", title="exact answers", ylim=(-0.02, 1.02))
     for axes in (losses, shares):
