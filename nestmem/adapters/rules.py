@@ -41,7 +41,7 @@ class BankSettings:
     token: tuple[Tensor, ...]
     key_limit: tuple[float, ...]
     error_limit: tuple[float, ...]
-    protect: float = 0.0
+    protect: float = 300.0
 
     def digest(self) -> str:
         plain = json.dumps([self.ridge, self.rate, self.key_limit, self.error_limit, self.protect])
