@@ -89,7 +89,8 @@ class Memory:
     llm: an endpoint that reads the text arm and turns open statements into questions. A `scope` argument
     is a Scope or the name of a user; None is the default user. clocks: when a memory leaves the fast level.
     guard: the limits of the gates before the weights. scope_margin: how much the weights must answer to a question
-    (about 1 for what is like something written, 0 for what is not) before they are asked.
+    (about 1 for what is like something written, 0 for what is not) before they are asked. `touched` is when the
+    memory was last told or asked something, in seconds of `time.monotonic`.
 
     >>> from nestmem.store import Ledger
     >>> memory = Memory(Ledger(":memory:"))
@@ -119,6 +120,7 @@ class Memory:
         self.llm = llm
         self._clock = clock
         self._new_id = new_id
+        self.touched = time.monotonic()
         self._drafts: dict[str, list[tuple[str, str]]] = {}
         self._scope_margin = scope_margin
         settings = guard or GuardSettings()
@@ -175,6 +177,7 @@ class Memory:
         recording. source: "user", "import", or "tool" and "web", which are recalled and never learned.
         All or nothing: InputError when any message cannot be stored.
         """
+        self.touched = time.monotonic()
         checked = check_messages(messages, occurred_at=occurred_at)
         stored = self.ledger.append(_scope(scope), [_new_event(m, source) for m in checked])
         return [event.id for event in stored]
@@ -232,7 +235,7 @@ class Memory:
         """
         if arm not in ARMS:
             raise InputError(f"arm is {arm!r}, expected one of {', '.join(ARMS)}")
-        started = time.perf_counter()
+        started, self.touched = time.perf_counter(), time.monotonic()
         where, hidden = _scope(scope), frozenset(exclude)
         budget = self._reading_tokens() if budget_tokens is None else budget_tokens
         if budget <= 0:
