@@ -20,7 +20,7 @@ from nestmem.adapters.banks import Banks
 from nestmem.adapters.fast_weights import FastWeights
 from nestmem.adapters.rows import Row
 from nestmem.errors import InputError
-from nestmem.train.rollout import Pairs, Rollout, Stream, padded_left
+from nestmem.train.rollout import Pairs, Rollout, Stream, padded_left, wide
 
 UNRELATED = (
     ("What is two plus two?", "Four."),
@@ -123,7 +123,7 @@ def _answers(weights: FastWeights, rows: list[Row], banks: Banks | None) -> tupl
     ).logits[:, :-1]
     counted = [[0.0] * (longest - len(row.ids)) + row.weights[-longest:] for row in rows]
     return (
-        logits.float().log_softmax(-1),
+        wide(logits).log_softmax(-1),
         ids_BT[:, -longest:],
         (torch.tensor(counted, device=device) > 0).float(),
     )

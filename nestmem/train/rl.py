@@ -72,7 +72,7 @@ class RLConfig:
     without it, an answer can be recalled only by way of the question that the policy wrote. `uncovered`: the share of
     personas whose messages are all such that the agent's rules cannot read them. `trust_region`: the drift (nats per
     token on unrelated text) above which a write is not committed. `passes`: updates per batch of rollouts.
-    `minutes` 0: until `steps`.
+    The run ends after `steps`, or after `minutes` if that is sooner and not 0.
     """
 
     out: Path
@@ -133,6 +133,8 @@ class RLConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.uncovered <= 1:
+            raise InputError(f"uncovered={self.uncovered}: expected a share, from 0 to 1")
         if not (0 < self.clip < 1 and self.beta >= 0 and self.learning_rate > 0 and self.spread_floor > 0):
             raise InputError(
                 f"clip={self.clip}, beta={self.beta}, learning_rate={self.learning_rate}, "
@@ -268,11 +270,13 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """One action to learn from: its tokens, the banks under which they were drawn, its advantage."""
+    """One action to learn from: its tokens, the banks under which they were drawn, its advantage, and the reference's
+    log-probabilities of the tokens (None: no KL)."""
 
     sampled: Sampled
     version: Version
     advantage: float
+    reference: tuple[float, ...] | None = None
 
 
 def lessons(
@@ -306,33 +310,37 @@ def lessons(
     return found
 
 
+def referred(policy: Policy, todo: Sequence[Lesson], config: RLConfig) -> list[Lesson]:
+    """The lessons with the reference's log-probabilities, under the same banks."""
+    found = []
+    with policy.reference():
+        for chunk in _chunks(todo, config.rows):
+            logprob, _ = _logprobs(policy, chunk, config)
+            for one, row in zip(chunk, logprob.tolist(), strict=True):
+                found.append(replace(one, reference=tuple(row[: len(one.sampled.tokens)])))
+    return found
+
+
 def update(
     policy: Policy, optimizer: torch.optim.Optimizer, todo: Sequence[Lesson], config: RLConfig
 ) -> dict[str, float]:
     """One step of the optimizer on all lessons. Returns loss and KL (nats per token), mean ratio, clipped share and
     gradient norm. Raises `ModelError` when the gradient is not finite; the model is then as it was."""
-    rows = sorted(todo, key=lambda one: len(one.sampled.prompt) + len(one.sampled.tokens))
-    tokens = sum(len(one.sampled.tokens) for one in rows)
+    tokens = sum(len(one.sampled.tokens) for one in todo)
     sums = {"loss": 0.0, "kl": 0.0, "ratio": 0.0, "clipped": 0.0}
-    for start in range(0, len(rows), config.rows):
-        chunk = rows[start : start + config.rows]
-        pairs = [(one.sampled, one.version) for one in chunk]
-        logprob, mask = recompute(policy.weights, pairs, temperature=config.sampling.temperature)
-        reference = None
-        if config.beta:
-            with policy.reference():
-                reference, _ = recompute(policy.weights, pairs, temperature=config.sampling.temperature)
-        drawn = torch.zeros_like(logprob)
-        for b, one in enumerate(chunk):
-            drawn[b, : len(one.sampled.logprobs)] = torch.tensor(one.sampled.logprobs, device=drawn.device)
-        advantage = torch.tensor([one.advantage for one in chunk], device=drawn.device)
+    for chunk in _chunks(todo, config.rows):
+        logprob, mask = _logprobs(policy, chunk, config)
+        drawn = _padded([one.sampled.logprobs for one in chunk], like=logprob)
+        known = [one.reference for one in chunk if one.reference is not None]
+        reference = _padded(known, like=logprob) if config.beta else None
+        advantage = torch.tensor([one.advantage for one in chunk]).to(logprob)
         loss = (
             grpo_loss(logprob, drawn, reference, advantage, mask, clip=config.clip, beta=config.beta) / tokens
         )
         loss.backward()
         with torch.no_grad():
             ratio = (logprob - drawn).exp()
-            sums["loss"] += float(loss)
+            sums["loss"] += float(loss.detach())
             sums["ratio"] += float((ratio * mask).sum()) / tokens
             sums["clipped"] += float((((ratio - 1).abs() > config.clip) * mask).sum()) / tokens
             if reference is not None:
@@ -347,6 +355,24 @@ def update(
     optimizer.step()
     optimizer.zero_grad()
     return sums | {"norm": norm}
+
+
+def _chunks(todo: Sequence[Lesson], rows: int) -> Iterator[Sequence[Lesson]]:
+    """Lessons of like length, `rows` at a time."""
+    ordered = sorted(todo, key=lambda one: len(one.sampled.prompt) + len(one.sampled.tokens))
+    for start in range(0, len(ordered), rows):
+        yield ordered[start : start + rows]
+
+
+def _logprobs(policy: Policy, chunk: Sequence[Lesson], config: RLConfig) -> tuple[Tensor, Tensor]:
+    rows = [(one.sampled, one.version) for one in chunk]
+    return recompute(policy.weights, rows, temperature=config.sampling.temperature)
+
+
+def _padded(rows: Sequence[tuple[float, ...]], *, like: Tensor) -> Tensor:
+    """Rows of numbers as a tensor of the shape of `like`, zeros behind."""
+    filled = [[*row, *[0.0] * (like.shape[1] - len(row))] for row in rows]
+    return torch.tensor(filled).to(like)
 
 
 def draw_streams(
@@ -482,8 +508,8 @@ def writing(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def evaluation_sets(config: RLConfig) -> dict[str, list[Stream]]:
-    """Held-out personas, phrasings and values, the same for every run: messages that the rules cannot read, all
-    messages, and such whose values belong to other questions (what a style prior would never guess)."""
+    """Held-out personas, phrasings and values, the same for every run: messages that the rules cannot read, and
+    messages whose values belong to other questions (what a style prior would never guess)."""
     held_out = PersonaGenerator("test")
     count, shape = config.evaluation_personas, config.shape
 
@@ -495,7 +521,7 @@ def evaluation_sets(config: RLConfig) -> dict[str, list[Stream]]:
             for n in range(count)
         ]
 
-    return {"unread": drawn(unread, False), "all": drawn(None, False), "counterfactual": drawn(None, True)}
+    return {"unread": drawn(unread, False), "counterfactual": drawn(None, True)}
 
 
 def evaluate(weights: FastWeights, streams: Sequence[Stream], config: RLConfig) -> dict[str, Any]:
@@ -562,8 +588,7 @@ def train_rl(config: RLConfig, *, on_progress: Progress | None = None) -> Path:
             policy.refresh()
         spent = before + log.seconds()
         if on_progress:
-            done, total = (spent, 60 * config.minutes) if config.minutes else (step, config.steps)
-            on_progress(int(done), int(total), f"step {step}")
+            on_progress(step, config.steps, "reinforcement learning, steps")
         over = _over(step, spent, config)
         if step % config.evaluate_every == 0 and not over:
             log.write(step=step, held_out={"unread": evaluate(policy.weights, sets["unread"], config)})
@@ -587,7 +612,7 @@ def train_rl(config: RLConfig, *, on_progress: Progress | None = None) -> Path:
 
 
 def _over(step: int, seconds: float, config: RLConfig) -> bool:
-    return seconds > 60 * config.minutes if config.minutes else step >= config.steps
+    return step >= config.steps or bool(config.minutes and seconds > 60 * config.minutes)
 
 
 def train_step(
@@ -612,6 +637,8 @@ def train_step(
     busy = [one for one in todo if abs(one.advantage) > 1e-6]
     found = {"loss": 0.0, "kl": 0.0, "ratio": 1.0, "clipped": 0.0, "norm": 0.0}
     if busy:
+        if config.beta:
+            busy = referred(policy, busy, config)
         for _ in range(config.passes):
             found = update(policy, optimizer, busy, config)
     gains = [
@@ -649,7 +676,7 @@ def draw_curves(run: Path, out: Path) -> Path:
             label = name.replace("_", " ") + (" / 48" if scale != 1 else "")
             if points:
                 axes.plot(*zip(*((x, y * scale) for x, y in points), strict=True), label=label, linewidth=1)
-    for name in ("unread", "all", "counterfactual"):
+    for name in ("unread", "counterfactual"):
         for how in ("pairs", "agent"):
             kept = [
                 (r["step"], r["held_out"][name][how]["accuracy"])

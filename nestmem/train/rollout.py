@@ -228,7 +228,7 @@ def sample(
         ruled = [
             tuple(allowed(b, made[b])) if allowed and not o else () for b, o in zip(rows, over, strict=True)
         ]
-        logits_BV = restricted(out.logits[:, -1].float(), ruled)
+        logits_BV = restricted(wide(out.logits[:, -1]), ruled)
         logprob_BV = (logits_BV / (temperature or 1.0)).log_softmax(-1)
         if temperature:
             chosen_B1 = torch.multinomial(logprob_BV.exp(), 1, generator=generator)
@@ -275,6 +275,11 @@ def padded_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
     return ids, mask
 
 
+def wide(logits: Tensor) -> Tensor:
+    """The logits in float32, or in float64 if they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def restricted(logits_BV: Tensor, allowed: Sequence[tuple[int, ...]]) -> Tensor:
     """The logits with minus infinity where row b's `allowed` (if it is not empty) does not have the token."""
     bound = [b for b, tokens in enumerate(allowed) if tokens]
@@ -314,7 +319,7 @@ def recompute(
         use_cache=False,
         logits_to_keep=longest + 1,
     ).logits[:, :-1]
-    flat = restricted(logits_BTV.float().flatten(0, 1), allowed) / (temperature or 1.0)
+    flat = restricted(wide(logits_BTV).flatten(0, 1), allowed) / (temperature or 1.0)
     chosen = flat.log_softmax(-1).gather(1, tokens_BT.reshape(-1, 1)).reshape(tokens_BT.shape)
     return torch.where(mask_BT > 0, chosen, 0.0), mask_BT
 
