@@ -61,9 +61,9 @@ class GuardSettings:
     measure: bool = True
     private: tuple[Private, ...] = ()
     known: float = 0.5
-    kl: float = 0.5
-    norm: float = 1.0
-    canary: float = 0.75
+    kl: float = 1.0
+    norm: float = 2.0
+    canary: float = 0.5
     probes: int = 32
     worse: float = 0.05
     recall: float = 0.8

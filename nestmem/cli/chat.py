@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -31,18 +32,24 @@ HELP = """Tell me something, or ask me about what you told me.
 /quit          leave; the memory stays in the file"""
 
 
-def talk(where: Where) -> None:
-    """Reads lines from stdin until /quit or its end. Each run is a session of its own."""
+def talk(where: Where, *, sleep_after: float | None = None) -> None:
+    """Reads lines from stdin until /quit or its end. Each run is a session of its own. sleep_after: seconds without a
+    word after which the memory sleeps (None: never by itself)."""
     if find_spec("readline"):
         import_module("readline")  # arrow keys and history for input()
     started = f"chat-{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+    from nestmem.agent.idle import IdleSleeper
+
     with show.out.status("opening the memory ..."):
         memory = where.open(create=True)
+    if sleep_after and memory.learner is None:
+        raise InputError("--sleep-after needs the model whose weights sleep; leave out --model none")
     with memory:
         show.line(f"{where.db} · {where.user} · /help for help", "dim")
         if where.model == "mini" and where.llm is None:
             show.line(SMALL, "dim")
-        Conversation(memory, where.scope(started)).run()
+        with IdleSleeper(memory, after_seconds=sleep_after) if sleep_after else nullcontext():
+            Conversation(memory, where.scope(started)).run()
 
 
 class Conversation:

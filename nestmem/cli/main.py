@@ -95,11 +95,17 @@ def demo(
 
 @app.command()
 @on_memory
-def chat(where: Where) -> None:
+def chat(
+    where: Where,
+    sleep_after: Annotated[
+        float | None,
+        typer.Option("--sleep-after", help="Sleep once nothing was said for so many seconds.", min=0.1),
+    ] = None,
+) -> None:
     """Talk to a memory. /why, /forget, /memory, /help and /quit inside."""
     from nestmem.cli.chat import talk
 
-    talk(where)
+    talk(where, sleep_after=sleep_after)
 
 
 @app.command()
@@ -142,6 +148,29 @@ def learn(
         if all_users:
             show.line(scope.user, "bold")
         show.learned(report)
+
+
+@app.command()
+@on_memory
+def sleep(
+    where: Where,
+    all_users: Annotated[bool, typer.Option("--all", help="Every user in the file.")] = False,
+    json: Json = False,
+) -> None:
+    """Take what was learned into the slow weights: study, consolidate, check, commit or refuse."""
+    from nestmem.cli.sleeping import through
+
+    with where.open() as memory:
+        scopes = memory.ledger.scopes() if all_users else [where.scope().owner]
+        done, failed = through(memory, scopes, quiet=json)
+    if json and all_users:
+        show.as_json(
+            [{"tenant": s.tenant, "user": s.user, "agent": s.agent, **vars(r)} for s, r in done.items()]
+        )
+    elif json and not failed:
+        show.as_json(done[where.scope().owner])
+    if failed:
+        raise failed[0]
 
 
 @app.command()
@@ -259,15 +288,16 @@ def status(where: Where, json: Json = False) -> None:
 @app.command()
 @on_memory
 def versions(where: Where, json: Json = False) -> None:
-    """List the versions of the user's weights, the newest last."""
+    """List the versions of the user's weights, the newest last, with what the guard measured and refused."""
+    from nestmem.cli.sleeping import listed
+
     with where.open_text(reads=True) as memory:
-        found = memory.versions(where.scope())
+        found, reports = memory.versions(where.scope()), memory.reports(where.scope())
     if json:
-        show.as_json(found)
+        of = {one.id: [r for r in reports if r.version_id == one.id] for one in found}
+        show.as_json([{**vars(one), "reports": of[one.id]} for one in found])
         return
-    for one in found:
-        when = one.created_at.isoformat(timespec="seconds")
-        show.line(f"{one.id}  {when}  {len(one.update_ids)} updates  {one.digest[:12]}  {one.reason}")
+    listed(found, reports)
     if not found:
         show.line("no version yet: nothing was learned into weights", "dim")
 

@@ -86,6 +86,11 @@ def learned(report: LearnReport) -> None:
         line(f"learned {report.memories} memories ({into}) in {report.ms:.0f} ms")
     else:
         line("nothing new to learn", "dim")
+    if report.kept_out:
+        line(
+            f"{report.kept_out} memories stay text: a gate kept them out of the weights (nestmem status)",
+            "dim",
+        )
     if report.waiting:
         line(f"{report.waiting} memories are text only until a writer is configured (--llm URL)", "dim")
     for problem in report.errors:
