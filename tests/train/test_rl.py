@@ -568,6 +568,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Pat
     assert (tmp_path / "b" / "curves.png").stat().st_size > 5_000
 
 
+def test_a_half_precision_model_is_trained_by_a_lora(folder: Path, tmp_path: Path) -> None:
+    saved = train_rl(small_run(folder, tmp_path, steps=2, lora_rank=2, dtype="bfloat16", rule="rls"))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "norm" in row] == [1, 2]
+    assert {p.dtype for p in Qwen3ForCausalLM.from_pretrained(saved).parameters()} == {torch.bfloat16}
+
+
 def test_the_saved_model_is_the_policy_with_its_lora_merged(folder: Path, tmp_path: Path) -> None:
     weights = load_fast_weights(folder, rule="additive", rank=16, last=1)
     ids = torch.arange(2, 22)[None]
