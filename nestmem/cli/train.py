@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,18 @@ def meta(
         bool,
         typer.Option("--fresh", help="Start from calibrated rates though the model brings learned ones."),
     ] = False,
+    inner_steps: Annotated[
+        int, typer.Option("--inner-steps", help="Steps of a write, each with its own rates; 0: the preset's.")
+    ] = 0,
+    protect: Annotated[
+        float,
+        typer.Option(
+            "--protect", help="Tokens of unrelated text whose keys a ridge write starts protecting."
+        ),
+    ] = 0.0,
+    evaluate_every: Annotated[
+        int, typer.Option("--evaluate-every", help="Outer steps between scores and checkpoints.")
+    ] = 50,
     rate: Annotated[
         float, typer.Option("--rate", help="The inner rate to start from; 0: the preset's, or calibrated.")
     ] = 0.0,
@@ -126,13 +139,16 @@ def meta(
         "last": last,
         "fresh": fresh,
         "scalar_rate": scalar_rate,
+        "evaluate_every": evaluate_every,
         "copy_base": copy_base,
         "device": device,
         "dtype": dtype,
         "threads": threads,
         "seed": seed,
     }
-    print(train_meta(configured(preset, **values, **({"rate": rate} if rate else {}))))
+    config = configured(preset, **values, **({"rate": rate} if rate else {}))
+    inner = replace(config.inner, steps=inner_steps or config.inner.steps, protect=protect)
+    print(train_meta(replace(config, inner=inner)))
 
 
 training.command()(rl)

@@ -111,8 +111,12 @@ class WriteLearner(nn.Module):
     """Everything the write learns, around the values it starts from; logarithms stay within `limit` of the start.
 
     Args: `settings`, ridge, rate and token vectors to start from; `outputs`, O per site; `width`, D; `base_moments`,
-    C0 (R, R) per site, needed for `protect`.
+    C0 (R, R) per site, needed for `protect`; `reads`, the dtype in which the model takes banks (what is learned and
+    summed is at least float32).
     """
+
+    start_ridge: Tensor
+    start_rate: Tensor
 
     def __init__(
         self,
@@ -123,9 +127,11 @@ class WriteLearner(nn.Module):
         *,
         base_moments: Sequence[Tensor] | None = None,
         limit: float = 4.0,
-        dtype: torch.dtype = torch.float32,
+        reads: torch.dtype = torch.float32,
     ):
         super().__init__()
+        dtype = torch.promote_types(reads, torch.float32)
+        self.reads = reads
         if config.protect and base_moments is None:
             raise InputError(f"protect={config.protect} needs text to protect; give --text, or protect 0")
         self.config = config
@@ -247,17 +253,16 @@ def written_losses(logits_NV: Tensor, rows: Rows) -> Tensor:
 def empty_state(banked: BankedModel, learner: WriteLearner, users: int) -> InnerState:
     """Nothing written yet."""
     sites = list(zip(banked.sites, banked.bases, strict=True))
-    zeros = tuple(basis.new_zeros(users, site.d_out, basis.shape[0]) for site, basis in sites)
-    return InnerState(
-        (zeros,) * learner.config.levels,
-        tuple(basis.new_zeros(users, basis.shape[0], basis.shape[0]) for _, basis in sites),
-    )
+    wide = learner.log_rate.new_zeros
+    zeros = tuple(wide(users, site.d_out, basis.shape[0]) for site, basis in sites)
+    moments = tuple(wide(users, basis.shape[0], basis.shape[0]) for _, basis in sites)
+    return InnerState((zeros,) * learner.config.levels, moments)
 
 
 def read(learner: WriteLearner, state: InnerState) -> list[Tensor]:
     """The banks (U, O, R) per site that a model reads: B_init and all levels."""
     return [
-        initial + torch.stack([level[s] for level in state.levels]).sum(0)
+        (initial + torch.stack([level[s] for level in state.levels]).sum(0)).to(learner.reads)
         for s, initial in enumerate(learner.initial)
     ]
 
@@ -278,7 +283,8 @@ def _sums(
     weights_BT = rows.weights[:, 1:]
     loss_weights_BT = weights_BT
     if learner.network is not None:
-        loss_weights_BT = weights_BT * learner.network(part.lower.hidden)[:, 1:]
+        wide = part.lower.hidden.to(learner.log_rate.dtype)
+        loss_weights_BT = weights_BT * learner.network(wide)[:, 1:]
     with banked.using(banks, perturb=True) as call, torch.enable_grad():
         nats_BT = written_losses(written_logits(banked, part), rows)
         deltas = [call.deltas[s] for s in range(len(banked.sites))]
@@ -293,14 +299,14 @@ def _sums(
         row_B = row_B * torch.sigmoid((nats_B - learner.tau) / GATE_WIDTH)
     moments, cross = [], []
     for s, error_BTO in enumerate(errors):
-        k_BTR = call.keys[s][:, :-1]
+        k_BTR = call.keys[s][:, :-1].to(learner.log_rate.dtype)
         k_BTR = k_BTR if second else k_BTR.detach()
         w_BT = (weights_BT > 0) * row_B[:, None]
         if len(learner.token):
             w_BT = w_BT * 2 * torch.sigmoid(k_BTR @ learner.token[s])
         k = k_BTR.reshape(users, -1, k_BTR.shape[-1])
         weighted = k * w_BT.reshape(users, -1, 1)
-        e = error_BTO[:, :-1].reshape(users, -1, error_BTO.shape[-1])
+        e = error_BTO[:, :-1].to(k.dtype).reshape(users, -1, error_BTO.shape[-1])
         moments.append(weighted.transpose(1, 2) @ k)
         cross.append(-e.transpose(1, 2) @ weighted)
     return moments, cross, (weights_BT > 0).reshape(users, -1).sum(1)

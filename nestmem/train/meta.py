@@ -326,7 +326,7 @@ def learner_of(bench: Bench) -> WriteLearner:
         [site.d_out for site in weights.banked.sites],
         bench.unrelated.lower.hidden.shape[-1],
         base_moments=protected,
-        dtype=weights.banked.bases[0].dtype,
+        reads=weights.banked.bases[0].dtype,
     )
     return learner.to(weights.banked.bases[0].device)
 

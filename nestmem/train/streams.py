@@ -400,7 +400,11 @@ def batch_of(
     if not any(bool(rows.weights.any()) for rows in writes):
         raise InputError(
             "the streams hold nothing to write: no session has "
-            + ("messages" if raw else "pairs; give 'pairs' in the file, or write raw text with --write raw")
+            + (
+                "messages"
+                if raw
+                else "pairs; give 'pairs' in the file, or write raw text (--preset perk or dynamic)"
+            )
         )
     asked = []
     for stream in streams:

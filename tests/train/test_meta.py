@@ -5,6 +5,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from nestmem.cli.main import app
 from nestmem.errors import InputError, ModelError, UnsupportedArchitecture
 from nestmem.personas import belongs_to_test
 from nestmem.train.evolution import estimate_gradient
-from nestmem.train.inner import InnerConfig, live, prepare, read, written_logits
+from nestmem.train.inner import InnerConfig, Order, WriteLearner, live, prepare, read, written_logits
 from nestmem.train.meta import (
     Bench,
     MetaConfig,
@@ -128,14 +129,14 @@ def exactly_normed(model: torch.nn.Module) -> torch.nn.Module:
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
 
-            def norm(x: Tensor, weight=module.weight, eps=module.variance_epsilon) -> Tensor:
+            def norm(x: Tensor, weight: Any = module.weight, eps: Any = module.variance_epsilon) -> Tensor:
                 return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
             module.forward = norm
     return model
 
 
-def gradient(bench: Bench, order: str, *, sessions: int = 4, **values: object) -> tuple[Tensor, float]:
+def gradient(bench: Bench, order: Order, *, sessions: int = 4, **values: object) -> tuple[Tensor, float]:
     """The gradient of the outer loss for all learned parameters, and the loss."""
     made = dataclasses.replace(bench, config=dataclasses.replace(bench.config, **values))
     learner = perturbed(made)
@@ -149,7 +150,7 @@ def gradient(bench: Bench, order: str, *, sessions: int = 4, **values: object) -
     return torch.cat(parts), seen.loss.item()
 
 
-def perturbed(bench: Bench):
+def perturbed(bench: Bench) -> WriteLearner:
     """A learner away from its start, where no derivative vanishes by symmetry."""
     learner = learner_of(bench)
     generator = torch.Generator().manual_seed(5)
@@ -320,8 +321,8 @@ def test_one_step_of_everything_is_the_additive_rule_and_steps_in_a_row_are_rls(
     made = bench(tokenizer, tmp_path, inner=inner, order_free=True)
     learner = learner_of(made)
     with torch.no_grad():
-        learner.log_rate += 0.3
-        learner.log_ridge -= 0.2
+        learner.log_rate.add_(0.3)
+        learner.log_ridge.sub_(0.2)
         for u in learner.token:
             u += 0.1
     settings = settings_of(made, learner)
@@ -397,13 +398,25 @@ def test_every_preset_learns_all_that_it_uses(tokenizer, tmp_path, name) -> None
     assert bool((moving[-kept:] > 0).all())
     if name == "perk":
         assert not bool(moving[:-kept].any())
-        assert all(bool(p.grad.any()) for p in learner.network.parameters())
-        assert all(bool(bank.grad.any()) for bank in learner.initial)
+        assert learner.network is not None
+        assert all(p.grad is not None and bool(p.grad.any()) for p in learner.network.parameters())
+        assert all(bank.grad is not None and bool(bank.grad.any()) for bank in learner.initial)
         assert len(batch.writes) == 1
     if name == "dynamic":
         assert len(batch.writes) >= 3 and "coming" in seen.terms
     if name == "sessions":
         assert set(seen.terms) == {"new", "old", "kl"}
+
+
+def test_a_model_in_half_precision_learns_in_single(tokenizer, tmp_path) -> None:
+    made = bench(tokenizer, tmp_path, dtype=torch.bfloat16)
+    learner = learner_of(made)
+    batch = prepared(made, "train", random.Random(0), users=2, sessions=2)
+    seen = outcome(made, learner, batch, order="full")
+    assert seen.banks[0].dtype == torch.bfloat16 and learner.log_rate.dtype == torch.float32
+    seen.loss.backward()
+    assert learner.log_rate.grad is not None and bool(torch.isfinite(learner.log_rate.grad).all())
+    assert bool(learner.log_rate.grad.any())
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------
@@ -445,6 +458,7 @@ def test_what_was_learned_is_loaded_onto_its_base(tokenizer, tmp_path) -> None:
     AutoModelForCausalLM.from_config(CONFIGS["qwen3"]).save_pretrained(base)
     tokenizer.save_pretrained(base)
     sizes = ["--steps", "2", "--sessions", "3", "--users", "2", "--rank", "6", "--last", "2", "--copy-base"]
+    sizes += ["--inner-steps", "2", "--protect", "3", "--evaluate-every", "1"]
     where = ["--model", str(base), "--out", str(tmp_path / "run"), "--data", str(saved(tmp_path))]
     result = CliRunner().invoke(app, ["train", "meta", *where, *sizes], catch_exceptions=False)
     assert result.exit_code == 0 and str(tmp_path / "run") in result.output
@@ -456,6 +470,8 @@ def test_what_was_learned_is_loaded_onto_its_base(tokenizer, tmp_path) -> None:
         )
         assert any(bool(bank.any()) for bank in weights.banks_of(state))
     beside = load_trained(tmp_path / "run").settings
+    header = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert header["config"]["inner"]["steps"] == 2 and header["config"]["inner"]["protect"] == 3
     from nestmem.adapters.fast_weights import load_fast_weights
 
     assert load_fast_weights(tmp_path / "run" / "model").settings.rate == beside.rate
@@ -584,7 +600,7 @@ def test_order_free_pairs_keep_the_last_word(tokenizer, tmp_path) -> None:
 def test_a_damaged_base_is_refused_after_a_few_steps(tokenizer, tmp_path) -> None:
     made = bench(tokenizer, tmp_path, steps=9, evaluate_every=9)
     with torch.no_grad():
-        made.weights.model.model.norm.weight.fill_(math.nan)
+        made.weights.model.get_parameter("model.norm.weight").fill_(math.nan)
     with pytest.raises(ModelError, match=r"not finite|damaged"):
         train_on(made)
 
@@ -614,7 +630,7 @@ def test_a_wrong_setting_is_named(tmp_path, values, said) -> None:
 
 def test_wrong_inner_settings_are_named(tmp_path) -> None:
     with pytest.raises(InputError, match="expected one of ridge, sgd, adam"):
-        InnerConfig(step="newton")
+        InnerConfig(step="newton")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="at least 1"):
         InnerConfig(steps=0)
     with pytest.raises(InputError, match="expected one of sessions, fit, perk, dynamic"):
