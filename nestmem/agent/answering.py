@@ -19,7 +19,7 @@ from nestmem.store.records import MemoryRecord
 
 By = Literal["model", "llm", "extract"]
 CHARS_PER_TOKEN = 4
-MARGIN = 0.3
+MARGIN = 0.5
 """How much (see `Learner.applies`) the weights must answer to a question before they are asked."""
 SURE = 0.6
 """From which probability (0..1) the span that a small reader found is its answer."""

@@ -240,10 +240,10 @@ def trust_region(
     candidate: State,
     settings: GuardSettings,
     *,
-    incumbent: State | None = None,
     written: Sequence[tuple[str, str]] = (),
 ) -> list[Gate]:
-    """The candidate is finite, near the base, and better than the incumbent at what was `written`."""
+    """The candidate is finite, near the base, and better than it at what was `written`. Better than the base and not
+    than the incumbent, which may know it already: somebody said it again."""
     drift = learner.drift(candidate)
     gates = [Gate(name="finite", passed=bool(drift.finite))]
     if not drift.finite:
@@ -258,7 +258,7 @@ def trust_region(
         pairs = list(written)
         before, after = (
             mean([logprob for _, logprob in learner.exact(pairs, [state] * len(pairs))])
-            for state in (incumbent, candidate)
+            for state in (None, candidate)
         )
         gates.append(
             Gate(name="loss", passed=-after <= -before, value=-after, limit=-before, note="nats/token")

@@ -158,23 +158,29 @@ CROWD = (
 
 
 def first(memory: MemoryRecord, event: Event) -> list[Example]:
-    """What is learned at once: question -> answer, and statement -> answer where it has no other."""
+    """What is learned at once: question -> answer, statement -> answer where it has no other, and for every fourth
+    memory, drawn by hash, a constant question that has no answer: so what was never told stays unknown."""
     assert memory.question and memory.answer
     learned = [_example(memory, memory.question)]
     alone = [item for item in extract.extract(event.content).items if item.span == memory.span]
     if len(alone) == 1:
         learned.append(_example(memory, memory.text))
-    return learned
+    return [*learned, abstaining(memory)] if _abstains_at_once(memory) else learned
 
 
 def more(memory: MemoryRecord) -> list[Example]:
     """What sleep adds: the other ways of asking but the held-out one, a question that uses the answer, and one of
-    the constant questions that have none."""
+    the constant questions that have none where `first` has not."""
     asked, used = ways(memory)
     held = _held_out(memory, asked)
     prompts = [way for place, way in enumerate(asked) if place != held]
     prompts += [used] if used else []
-    return [*(_example(memory, prompt) for prompt in prompts), abstaining(memory)]
+    learned = [_example(memory, prompt) for prompt in prompts]
+    return learned if _abstains_at_once(memory) else [*learned, abstaining(memory)]
+
+
+def _abstains_at_once(memory: MemoryRecord) -> bool:
+    return _place(memory, "abstain at once") % 4 == 0
 
 
 def abstaining(memory: MemoryRecord) -> Example:

@@ -392,9 +392,7 @@ class WeightBook:
                 for one in want.lessons
                 if one.memory.id in new and not one.joint
             ]
-            gates = guard.trust_region(
-                self.learner, change.state, self.settings, incumbent=incumbent, written=written
-            )
+            gates = guard.trust_region(self.learner, change.state, self.settings, written=written)
             nap = bool(change.moved.get("medium"))
             if nap and all(gate.passed for gate in gates):
                 gates += self._nap_gates(want, change.state, incumbent)
@@ -714,8 +712,8 @@ def _owner(lesson: Lesson) -> str:
 
 def _studied(update: WeightUpdate, memory: MemoryRecord) -> bool:
     """Whether an update holds what sleep adds to a memory."""
-    added = study.abstaining(memory).prompt
-    return any(pair["prompt"] == added for pair in update.examples)
+    added = {example.prompt for example in study.more(memory)}
+    return added <= {pair["prompt"] for pair in update.examples}
 
 
 def _file(lesson: Lesson) -> str:

@@ -242,7 +242,7 @@ def test_a_superseded_value_leaves_the_weights_though_its_successor_may_not_ente
 
 
 def test_a_nap_that_fumbles_the_canaries_is_refused_and_nothing_is_lost():
-    memory = memory_of(Drifting(fumbles=3))
+    memory = memory_of(Drifting(fumbles=5))
     tell(memory, "My dog is called Biscuit.")
     tell(memory, "I live in Leeds.", session="b", hour=1)
     assert memory.status("ada")["levels"] == {"fast": 2, "medium": 0, "slow": 0}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner, ReplayLearner
+from nestmem.agent.guard import GuardSettings
 from nestmem.store import Ledger, Scope
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -37,7 +38,7 @@ lives = st.lists(
 
 def live(told: list[Told], learner, *, learn_after: Set[int] = frozenset()) -> tuple[Memory, list[str]]:
     """A memory to which `told` was said: (sentence, session, hours after the start), one message each."""
-    memory = Memory(Ledger(":memory:"), learner=learner)
+    memory = Memory(Ledger(":memory:"), learner=learner, guard=GuardSettings(recall=0))
     ids = []
     for place, (said, session, hours) in enumerate(told):
         scope = Scope(user="ada", session=f"s{session}")
