@@ -8,6 +8,10 @@ heads, vocabulary, context) and then float32 tensors, the "legacy" version 0. It
 pairs, Hugging Face's the two halves of a head, so the rows of the query and key projections are put in another order.
 The tokenizer becomes byte-fallback BPE over the same pieces. One difference on purpose: text that already starts with
 a space gets no second one, so that an answer can follow a prompt.
+
+A text ends with the token by which run.c's `generate` stops, <s> (`--end 1`). Models trained on TinyStories never saw
+</s>: its embedding stayed that of all tokens never seen (169 of the 512 of stories260K), and since the embeddings are
+the output matrix too, no fast weight can make it likelier than those. For a Llama 2 of Meta's give `--end 2`.
 """
 
 from __future__ import annotations
@@ -133,7 +137,7 @@ def read_pieces(path: Path, vocabulary: int) -> list[tuple[str, float]]:
     return pieces
 
 
-def tokenizer_of(pieces: list[tuple[str, float]], context: int) -> PreTrainedTokenizerFast:
+def tokenizer_of(pieces: list[tuple[str, float]], context: int, end: int) -> PreTrainedTokenizerFast:
     """Byte-fallback BPE that merges what llama2.c merges: the adjacent pair whose whole has the highest score."""
     words = [UNKNOWN, BEGIN, END, *(f"<0x{byte:02X}>" for byte in range(256))]
     words += [piece.replace(" ", "▁") for piece, _ in pieces[FIRST_PIECE:]]
@@ -161,17 +165,17 @@ def tokenizer_of(pieces: list[tuple[str, float]], context: int) -> PreTrainedTok
         tokenizer_object=whole,
         unk_token=UNKNOWN,
         bos_token=BEGIN,
-        eos_token=END,
+        eos_token=words[end],
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
 
 
-def convert(model_file: Path, tokenizer_file: Path, out: Path) -> LlamaForCausalLM:
+def convert(model_file: Path, tokenizer_file: Path, out: Path, *, end: int = 1) -> LlamaForCausalLM:
     """Write the Hugging Face folder `out` and return the model. Raises `ValueError` on files of another format."""
     header, tensors = read_model(model_file)
     vocabulary = abs(header.vocab)
-    tokenizer = tokenizer_of(read_pieces(tokenizer_file, vocabulary), header.context)
+    tokenizer = tokenizer_of(read_pieces(tokenizer_file, vocabulary), header.context, end)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=header.dim,
@@ -183,7 +187,7 @@ def convert(model_file: Path, tokenizer_file: Path, out: Path) -> LlamaForCausal
         rms_norm_eps=1e-5,
         tie_word_embeddings=header.vocab > 0,
         bos_token_id=1,
-        eos_token_id=2,
+        eos_token_id=end,
     )
     model = LlamaForCausalLM(config)
     model.load_state_dict(tensors)
@@ -199,8 +203,9 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="llama2.c's model file, such as stories260K.bin")
     parser.add_argument("tokenizer", type=Path, help="its tokenizer file, such as tok512.bin")
     parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument("--end", type=int, choices=(1, 2), default=1, help="id of the token that ends a text")
     options = parser.parse_args()
-    model = convert(options.model, options.tokenizer, options.out)
+    model = convert(options.model, options.tokenizer, options.out, end=options.end)
     print(f"{options.out}: {model.num_parameters():,} parameters, {model.config.num_hidden_layers} layers")
 
 

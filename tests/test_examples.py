@@ -15,7 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+
+import nestmem
+from nestmem.adapters.fast_weights import CALIBRATION
+from nestmem.train.tokenizer import train_tokenizer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 STORIES = Path(os.environ["LLAMA2C"]) if "LLAMA2C" in os.environ else None
@@ -37,6 +41,7 @@ def load(name: str):
 
 
 convert_llama2c = load("convert_llama2c")
+remember = load("remember")
 
 
 # --- a tiny model file, and llama2.c's own reading of it ---------------------------------------------
@@ -214,3 +219,60 @@ def test_stories260k_tells_a_story(stories: Path) -> None:
         noise = float(model(input_ids=shuffled, labels=shuffled).loss)
     assert loss < 1.6
     assert noise > 4
+
+
+# --- remember.py ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Qwen3 with a tokenizer, as one from the hub would lie there."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    said = [text for _, session in remember.LIFE for text in session]
+    texts = [" ".join(pair) for pair in CALIBRATION] + said + list(remember.QUESTIONS)
+    tokenizer = train_tokenizer(texts * 20, vocabulary=400)
+    config = Qwen3Config(
+        vocab_size=400,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def told(model: Path) -> list:
+    """What the weights hold after the life of remember.py."""
+    with nestmem.open(":memory:", model=model, embedder="none") as memory:
+        return remember.live(memory, "noor")
+
+
+def test_a_random_qwen3_remembers_a_life(qwen3: Path) -> None:
+    found = told(qwen3)
+    assert {one.answer for one in found} == {"Biscuit", "green", "walnuts", "Porto", "Ines"}
+    assert all(one.after > one.before for one in found)
+
+
+def test_the_ten_lines_run_with_a_model_by_name(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with nestmem.open(":memory:", model=qwen3, embedder="none") as memory:
+        remember.ten_lines(memory)
+        assert "Biscuit" not in {one.answer for one in remember.held(memory, "maya")}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("removed: {")
+    assert "'events': 1" in lines[1]
+    assert "Biscuit" not in lines[2]
+
+
+@pytest.mark.slow
+def test_stories260k_remembers_a_life(stories: Path) -> None:
+    found = told(stories)
+    assert sum(one.after - one.before for one in found) / len(found) > 2
