@@ -201,7 +201,13 @@ def main() -> None:
     parser.add_argument("--score-every", type=int, default=10)
     parser.add_argument("--score-users", type=int, default=12)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--redraw", action="store_true", help="only draw what OUT/meta.json holds")
     options = parser.parse_args()
+    if options.redraw:
+        runs = json.loads((options.out / "meta.json").read_text())["runs"]
+        (options.out / "table.md").write_text(table(runs) + "\n")
+        draw(runs, options.out)
+        return
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     from nestmem.adapters.fast_weights import load_fast_weights

@@ -97,11 +97,11 @@ def meta(
         int, typer.Option("--inner-steps", help="Steps of a write, each with its own rates; 0: the preset's.")
     ] = 0,
     protect: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--protect", help="Tokens of unrelated text whose keys a ridge write starts protecting."
+            "--protect", help="Tokens' worth of unrelated keys that a ridge write starts protecting."
         ),
-    ] = 0.0,
+    ] = None,
     evaluate_every: Annotated[
         int, typer.Option("--evaluate-every", help="Outer steps between scores and checkpoints.")
     ] = 50,
@@ -147,7 +147,8 @@ def meta(
         "seed": seed,
     }
     config = configured(preset, **values, **({"rate": rate} if rate else {}))
-    inner = replace(config.inner, steps=inner_steps or config.inner.steps, protect=protect)
+    inner = replace(config.inner, steps=inner_steps or config.inner.steps)
+    inner = replace(inner, protect=config.inner.protect if protect is None else protect)
     print(train_meta(replace(config, inner=inner)))
 
 

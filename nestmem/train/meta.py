@@ -31,7 +31,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -150,7 +150,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fit": {
         "order_free": True,
         "keep_steps": 2,
-        "inner": InnerConfig(steps=4, levels=1, gate=False),
+        "inner": InnerConfig(steps=4, levels=1, gate=False, protect=300.0),
     },
     "perk": {
         "raw": True,
@@ -673,14 +673,16 @@ def settings_of(bench: Bench, learner: WriteLearner) -> BankSettings:
     vectors = [u.detach().cpu().float() for u in learner.token]
     token = tuple(vectors or [torch.zeros(basis.shape[0]) for basis in bench.banked.bases])
     limits = [calibrated_settings(bench.banked, r.ids, r.weights) for r in rows if bool(r.weights.any())]
-    return BankSettings(
+    found = BankSettings(
         ridge=tuple(learner.ridge().tolist()),
         rate=tuple(learner.rate()[0].tolist()),
         token=token,
         key_limit=tuple(max(x) for x in zip(*(found.key_limit for found in limits), strict=True)),
         error_limit=tuple(max(x) for x in zip(*(found.error_limit for found in limits), strict=True)),
-        protect=config.inner.protect * learner.log_protect.exp().item(),
     )
+    if not config.inner.protect:
+        return found
+    return replace(found, protect=config.inner.protect * learner.log_protect.exp().item())
 
 
 def _save(bench: Bench, learner: WriteLearner) -> None:
@@ -715,10 +717,16 @@ def load_trained(
         )
     config = json.loads(header.read_text())["config"]
     base = load_fast_weights(
-        config["model"], rank=config["rank"], last=config["last"], device=device, dtype=dtype
+        config["model"],
+        rule="additive",
+        rank=config["rank"],
+        last=config["last"],
+        device=device,
+        dtype=dtype,
     )
     sites = find_sites(base.model, last=base.model.config.num_hidden_layers)
     settings, bases = load_settings(own, sites)
+    settings = replace(settings, protect=float(load_file(own)["protect"]))
     bases = [basis.to(device=device, dtype=dtype) for basis in bases]
     blocks = len(bases) // len(find_sites(base.model, last=1))
     return FastWeights(

@@ -470,6 +470,7 @@ def test_what_was_learned_is_loaded_onto_its_base(tokenizer, tmp_path) -> None:
         )
         assert any(bool(bank.any()) for bank in weights.banks_of(state))
     beside = load_trained(tmp_path / "run").settings
+    assert 2.5 < beside.protect < 3.5
     header = json.loads((tmp_path / "run" / "config.json").read_text())
     assert header["config"]["inner"]["steps"] == 2 and header["config"]["inner"]["protect"] == 3
     from nestmem.adapters.fast_weights import load_fast_weights
