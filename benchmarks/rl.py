@@ -4,10 +4,10 @@
 
 RUN is a folder of `nestmem train rl` (one a seed, all from the same --model). On the held-out personas of the run's
 own evaluation ("unread": statements that the agent's rules cannot read) each pair of writer and reader is tried in
-two ways: as trained (the writer under the rollout's banks, additive writes of the questions alone) and as the agent
-does it (the bare model writes, statements are learned too, the rule "nested"). Writes DIR/<run>.json for each run
-(kept if it is there), DIR/rl.json with everything, DIR/curves.png, and prints the tables. Intervals: one standard
-error over personas; differences to "before" are paired by question.
+two ways: as "trained" (the writer under the rollout's banks, additive writes of the questions alone) and as the
+"agent" does it (the bare model writes, statements are learned too, the rule "nested"). Writes DIR/<run>_<way>.json for
+each run (kept if it is there), DIR/rl.json with everything, DIR/curves.png, and prints the tables. Intervals: one
+standard error over personas; differences to "before" are paired by question.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from nestmem.train.reward import screen
 from nestmem.train.rl import RLConfig, evaluation_sets, recalled, written
 from nestmem.train.rollout import Rollout, StreamShape
 
+WAYS = ("trained", "agent")
 PAIRS = (("before", "before"), ("after", "before"), ("before", "after"), ("after", "after"))
 
 
@@ -55,24 +56,25 @@ def as_agent(weights: FastWeights, rollouts: Sequence[Rollout]) -> list[Rollout]
     return [replace(life, accepted=own) for life, own in zip(rollouts, found, strict=True)]
 
 
-def crossed(run: Path) -> dict[str, dict[str, list[int]]]:
-    """For each way and each (writer, reader): 1 or 0 for every question, in order."""
+def crossed(run: Path, way: str) -> dict[str, list[int]]:
+    """For each (writer, reader): 1 or 0 for every question, in order."""
     config, _ = config_of(run)
     streams = evaluation_sets(config)["unread"]
     folders = {"before": config.model, "after": str(run / "model")}
-    result: dict[str, dict[str, list[int]]] = {}
-    for way, rule in (("as trained", config.rule), ("as the agent", "nested")):
-        models = {name: load_fast_weights(folder, rule=rule) for name, folder in folders.items()}
-        lives = {name: written(model, streams, config) for name, model in models.items()}
-        if way == "as the agent":
-            lives = {name: as_agent(models[name], own) for name, own in lives.items()}
-        result[way] = {
-            f"{writer} -> {reader}": recalled(
-                models[reader], lives[writer], config, statements=way == "as the agent" or config.statements
-            )["right"]
-            for writer, reader in PAIRS
-        }
-    return result
+    agent = way == "agent"
+    models = {
+        name: load_fast_weights(folder, rule="nested" if agent else config.rule)
+        for name, folder in folders.items()
+    }
+    lives = {name: written(model, streams, config) for name, model in models.items()}
+    if agent:
+        lives = {name: as_agent(models[name], own) for name, own in lives.items()}
+    return {
+        f"{writer} -> {reader}": recalled(
+            models[reader], lives[writer], config, statements=agent or config.statements
+        )["right"]
+        for writer, reader in PAIRS
+    }
 
 
 def table(runs: list[Path], rows: list[dict[str, dict[str, list[int]]]]) -> dict[str, Any]:
@@ -121,16 +123,20 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of nestmem train rl")
     parser.add_argument("--out", type=Path, required=True, help="folder of the record")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="which ways to try")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for run in options.runs:
-        file = options.out / f"{run.name}.json"
-        if not file.exists():
-            write_json(file, crossed(run))
-        rows.append(json.loads(file.read_text()))
+        row = {}
+        for way in options.ways:
+            file = options.out / f"{run.name}_{way}.json"
+            if not file.exists():
+                write_json(file, crossed(run, way))
+            row[way] = json.loads(file.read_text())
+        rows.append(row)
     found = table(options.runs, rows)
     reports = {run.name: json.loads((run / "report.json").read_text()) for run in options.runs}
     configs = {run.name: config_of(run)[1] for run in options.runs}

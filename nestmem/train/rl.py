@@ -51,6 +51,7 @@ from nestmem.train.rollout import (
     StreamShape,
     Version,
     collect,
+    end_token,
     lesson,
     persona_stream,
     recompute,
@@ -259,7 +260,8 @@ class Policy:
                 attribute = rest.removesuffix(".original")
                 module = self.weights.model.get_submodule(path)
                 merged[f"{path}.{attribute}"] = getattr(module, attribute).detach()
-        self.weights.model.save_pretrained(folder, state_dict=merged)
+        model: Any = self.weights.model
+        model.save_pretrained(folder, state_dict=merged)
         self.weights.tokenizer.save_pretrained(folder)
         if source is not None and (source / "banks.safetensors").exists():
             shutil.copyfile(source / "banks.safetensors", folder / "banks.safetensors")
@@ -542,14 +544,11 @@ def _plain(found: dict[str, Any]) -> dict[str, float]:
 
 
 def load_policy(config: RLConfig) -> Policy:
-    """The model of the config as a policy. Raises `InputError` when it cannot end an answer."""
+    """The model of the config as a policy. Raises `InputError` when it cannot end an action."""
     weights = load_fast_weights(
         config.model, rule=config.rule, device=config.device, dtype=DTYPES[config.dtype]
     )
-    if weights.tokenizer.eos_token_id is None:
-        raise InputError(
-            f"--model {config.model}: its tokenizer has no end-of-text token, so no action would end"
-        )
+    end_token(weights)
     return Policy(weights, lora_rank=config.lora_rank, seed=config.seed)
 
 

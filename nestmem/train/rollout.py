@@ -204,7 +204,7 @@ def sample(
     `banks` (U, O, R) per site, U dividing the number of prompts, one rollout's rows side by side. `generator` must
     live on the model's device.
     """
-    end = weights.tokenizer.eos_token_id
+    end = end_token(weights)
     device = weights.banked.bases[0].device
     ids_BT, mask_BT = padded_left(prompts, device)
     made: list[list[int]] = [[] for _ in prompts]
@@ -261,7 +261,7 @@ def sample(
             tokens=tuple(made[b]),
             allowed=tuple(limits[b]),
             logprobs=tuple(chances[b]),
-            text=weights.tokenizer.decode(made[b], skip_special_tokens=True).strip(),
+            text=str(weights.tokenizer.decode(made[b], skip_special_tokens=True)).strip(),
         )
         for b in range(len(prompts))
     ]
@@ -324,10 +324,20 @@ def recompute(
     return torch.where(mask_BT > 0, chosen, 0.0), mask_BT
 
 
+def end_token(weights: FastWeights) -> int:
+    """The token that ends an action. Raises `InputError` when the tokenizer has none."""
+    end = weights.tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise InputError(
+            f"the tokenizer's end-of-text token is {end!r}: no action would ever end; set eos_token"
+        )
+    return end
+
+
 def extractive_writing(weights: FastWeights) -> Constraint:
     """What an extractive model writes after " A:" is a span of words of the message."""
     marker, newline = (weights.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (" A:", "\n"))
-    stop = (weights.tokenizer.eos_token_id, *newline)
+    stop = (end_token(weights), *newline)
 
     def constraint(messages: list[str]) -> Allowed:
         sources = [spans_of(weights.tokenizer, text, stop=stop) for text in messages]

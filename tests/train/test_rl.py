@@ -5,6 +5,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,7 @@ from nestmem.train.rollout import (
     StreamShape,
     Version,
     collect,
+    end_token,
     extractive_writing,
     persona_stream,
     recompute,
@@ -112,7 +114,7 @@ def phrases(weights: FastWeights, *texts: str) -> Constraint:
     fixed = tuple(
         tuple(weights.tokenizer(" " + text, add_special_tokens=False)["input_ids"]) for text in texts
     )
-    spans = Spans(source=(), starts=(), ends=(), phrases=fixed, stop=(weights.tokenizer.eos_token_id,))
+    spans = Spans(source=(), starts=(), ends=(), phrases=fixed, stop=(end_token(weights),))
     return lambda messages: lambda row, made: spans.allowed(made)
 
 
@@ -526,9 +528,10 @@ def test_writing_counts_what_was_written() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that ends its turn now and then, so that what it writes differs in its price."""
     weights = tiny()
-    weights.model.lm_head.weight.data[weights.tokenizer.eos_token_id] *= 15
+    model: Any = weights.model
+    model.lm_head.weight.data[end_token(weights)] *= 15
     place = tmp_path_factory.mktemp("model")
-    weights.model.save_pretrained(place)
+    model.save_pretrained(place)
     weights.tokenizer.save_pretrained(place)
     return place
 
@@ -585,7 +588,7 @@ def test_the_saved_model_is_the_policy_with_its_lora_merged(folder: Path, tmp_pa
         for name, p in policy.trained.items():
             if name.endswith(".up"):
                 p.copy_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
-    wanted = weights.model(input_ids=ids).logits
+    wanted = weights.model(input_ids=ids).logits.detach()
     policy.save(tmp_path / "m", source=None)
     got = load_fast_weights(tmp_path / "m", rule="additive", rank=16, last=1).model(input_ids=ids).logits
     torch.testing.assert_close(got, wanted)
@@ -622,6 +625,10 @@ def test_other_values_that_cannot_work_are_refused() -> None:
         StreamShape(sessions=0)
     with pytest.raises(InputError, match="write_tokens=0"):
         Sampling(write_tokens=0)
+    endless = tiny()
+    endless.tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no action would ever end"):
+        live(endless, [one_stream("York")], constraint=None)
     with pytest.raises(InputError, match="different shapes"):
         live(tiny(), [one_stream("York"), one_stream("York", sessions=2)])
 
