@@ -1,6 +1,6 @@
 """What the weights hold when extraction is given: exact answers after one session, by number of facts.
 
-    python benchmarks/binding.py [--model mini] [--users 13] [--facts 4,8,16,32] [--json FILE]
+    python benchmarks/binding.py [--model mini] [--rule nested] [--users 13] [--facts 4,8,16,32,64] [--json FILE]
 
 Each user of the held-out split tells so many facts, written as (canonical question -> value) and (statement ->
 value); then each fact is asked for in a held-out phrasing, with nothing in the prompt. Arms: the user's own weights,
@@ -26,9 +26,8 @@ def exact(weights: FastWeights, states: list, people: list, asked: list[list[str
     """Share of each user's facts that are answered exactly."""
     shares = []
     for state, facts, questions in zip(states, people, asked, strict=True):
-        chats = [[{"role": "user", "content": question}] for question in questions]
-        answers = weights.generate(chats, [state] * len(chats))
-        shares.append(np.mean([answer == fact.value for answer, fact in zip(answers, facts, strict=True)]))
+        pairs = [(question, fact.value) for question, fact in zip(questions, facts, strict=True)]
+        shares.append(np.mean([right for right, _ in weights.exact(pairs, [state] * len(pairs))]))
     return np.array(shares)
 
 
@@ -44,13 +43,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--rule", default="nested")
     parser.add_argument("--users", type=int, default=13)
-    parser.add_argument("--facts", default="4,8,16,32")
+    parser.add_argument("--facts", default="4,8,16,32,64")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    weights = load_fast_weights(options.model)
+    weights = load_fast_weights(options.model, rule=options.rule)
     generator = PersonaGenerator("test")
     record: dict = {
         "config": {k: str(v) for k, v in vars(options).items()},
