@@ -12,6 +12,7 @@ standard error over personas; differences to "before" are paired by question.
 
 import argparse
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ from matplotlib.figure import Figure
 from nestmem.adapters.fast_weights import FastWeights, load_fast_weights
 from nestmem.evals.record import environment, write_json
 from nestmem.evals.stats import clustered_mean
+from nestmem.personas import PersonaGenerator
+from nestmem.train.dialogues import reading, unknown, writing
+from nestmem.train.mini import reading_accuracy
 from nestmem.train.reward import screen
 from nestmem.train.rl import RLConfig, evaluation_sets, recalled, written
 from nestmem.train.rollout import Rollout, StreamShape
@@ -74,6 +78,24 @@ def crossed(run: Path, way: str) -> dict[str, list[int]]:
             models[reader], lives[writer], config, statements=agent or config.statements
         )["right"]
         for writer, reader in PAIRS
+    }
+
+
+def abilities(folder: str) -> dict[str, float]:
+    """What the model could do before and must still do, without any memory in its weights: the share of assistant
+    turns of which every token is the most likely one, in 100 held-out dialogues of each kind."""
+    weights = load_fast_weights(folder)
+    generator = PersonaGenerator("test")
+    kinds = {
+        "answer from context": lambda rng: reading(generator, rng, in_system=True),
+        "say that it does not know": lambda rng: unknown(generator, rng),
+        "write as it was taught": lambda rng: writing(generator, rng),
+    }
+    model: Any = weights.model
+    tokenizer: Any = weights.tokenizer
+    return {
+        kind: reading_accuracy(model, tokenizer, [make(random.Random(n)) for n in range(100)])
+        for kind, make in kinds.items()
     }
 
 
@@ -129,8 +151,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
+    kept: dict[str, dict[str, float]] = {}
     for run in options.runs:
         row = {}
+        for name, folder in (("before", config_of(run)[0].model), (run.name, str(run / "model"))):
+            file = options.out / f"{name}_abilities.json"
+            if not file.exists():
+                write_json(file, abilities(folder))
+            kept[name] = json.loads(file.read_text())
         for way in options.ways:
             file = options.out / f"{run.name}_{way}.json"
             if not file.exists():
@@ -144,7 +172,13 @@ def main() -> None:
         record["config"]["out"] = Path(record["config"]["out"]).name
     write_json(
         options.out / "rl.json",
-        {"environment": environment(), "runs": configs, "reports": reports, "crossed": found},
+        {
+            "environment": environment(),
+            "runs": configs,
+            "reports": reports,
+            "crossed": found,
+            "abilities": kept,
+        },
     )
     draw(options.runs, options.out / "curves.png")
     for name, row in found.items():
@@ -152,6 +186,8 @@ def main() -> None:
             f"{name:34s} {row['share']:.1%} +- {row['se']:.1%}   change {row['change']:+.1%} +- {row['change_se']:.1%}"
             f"   runs {' '.join(f'{share:.1%}' for share in row['by_run'])}"
         )
+    for name, own in kept.items():
+        print(name, "without memory:", " ".join(f"{kind} {share:.3f}" for kind, share in own.items()))
     for moment in ("before", "after"):
         for kind in ("unread", "counterfactual"):
             own = [report[moment][kind] for report in reports.values()]
