@@ -20,7 +20,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,15 +153,16 @@ class _Sleep:
 
     def run(self, name: str) -> SleepReport:
         run = self.ledger.begin_sleep(self.owner, name, self.lease, self.now())
-        report = None
-        try:
+        with ExitStack() as interrupted:
+            interrupted.callback(self._release, run)
             report = self._through(run)
-        finally:
-            if report is None:
-                # Whoever tries next need not wait for the lease. When this cannot be written either, they do.
-                with suppress(LedgerError):
-                    self.ledger.note_sleep(run.id, "interrupted", {}, self.now())
+            interrupted.pop_all()
         return report
+
+    def _release(self, run: SleepRun) -> None:
+        """Whoever tries next need not wait for the lease. When this cannot be written either, they do."""
+        with suppress(LedgerError):
+            self.ledger.note_sleep(run.id, "interrupted", {}, self.now())
 
     def _through(self, run: SleepRun) -> SleepReport:
         self._stage(run, "learn")

@@ -151,6 +151,7 @@ class WeightBook:
         self._clock = clock
         self._new_id = new_id
         self._cache: dict[tuple[Scope, str, str], State] = {}
+        self._refused_naps: dict[Scope, set[str]] = {}
 
     # Reading.
 
@@ -215,7 +216,8 @@ class WeightBook:
         self._cache[(scope.owner, version.id, version.digest)] = state
 
     def drop(self, scope: Scope) -> None:
-        """Forgets the cached state of a user."""
+        """Forgets what is cached of a user."""
+        self._refused_naps.pop(scope.owner, None)
         for place in [p for p in self._cache if p[0] == scope.owner]:
             del self._cache[place]
 
@@ -367,12 +369,10 @@ class WeightBook:
 
     def leave_out_known(self, wanted: Sequence[Wanted]) -> None:
         """Refuses what the model says anyway. A memory that was written once passed this gate then."""
-        new = [
-            (want, lesson)
-            for want in wanted
-            for lesson in want.lessons
-            if not lesson.joint and not any(u.memory_id == lesson.memory.id for u in self._usable(want))
-        ]
+        new: list[tuple[Wanted, Lesson]] = []
+        for want in wanted:
+            written = {u.memory_id for u in self._usable(want)}
+            new += [(want, one) for one in want.lessons if not one.joint and one.memory.id not in written]
         if not self.settings.measure or not new:
             return
         pairs = [(lesson.memory.question or "", lesson.memory.answer or "") for _, lesson in new]
@@ -407,6 +407,7 @@ class WeightBook:
                 refusals.append(("write", "refused", detail | {"memories": sorted(new)}))
             else:
                 want.stay = True
+                self._refused_naps[want.scope.owner] = set(change.moved["medium"])
                 refusals.append(("nap", "refused", detail | {"updates": len(change.moved["medium"])}))
             [change] = self.plan([want])
         change.reports = refusals
@@ -461,7 +462,8 @@ class WeightBook:
         return [change for change, _ in drafts]
 
     def _usable(self, want: Wanted) -> list[WeightUpdate]:
-        return [u for u in want.held.stored if u.learner == self.learner.fingerprint]
+        mine = self.learner.fingerprint
+        return [u for u in want.held.stored if u.learner == mine]
 
     def _draft(self, want: Wanted) -> tuple[Change, list[Lesson]]:
         """Takes out what no longer holds, puts back what holds again, and says what has to be written."""
@@ -507,11 +509,7 @@ class WeightBook:
         if back:
             state = self.learner.rebuild(self._loaded(want, [usable[id_] for id_ in ids]))
         wanted_ids = {one.memory.id for one in want.lessons}
-        stale = [
-            u.id
-            for u in want.held.stored
-            if u.learner != self.learner.fingerprint and u.memory_id in wanted_ids
-        ]
+        stale = [u.id for u in want.held.stored if u.id not in usable and u.memory_id in wanted_ids]
         change = Change(
             state=state,
             update_ids=tuple(ids),
@@ -586,7 +584,8 @@ class WeightBook:
         change.rewritten = True
 
     def _promote(self, change: Change, want: Wanted) -> None:
-        """Moves updates to the level where their clock puts them."""
+        """Moves updates to the level where their clock puts them. A move to the medium level that was refused is not
+        tried again until there is more to move."""
         if want.stay:
             return
         stored = {u.id: u for u in want.held.stored}
@@ -598,9 +597,10 @@ class WeightBook:
                 for id_ in change.update_ids
                 if level_of[key_of[id_]] == target and stored[id_].level != target
             ]
-            if moving:
+            ids = [u.id for u in moving]
+            if ids and not (target == "medium" and self._refused_naps.get(want.scope.owner) == set(ids)):
                 change.state = self.learner.promote(change.state, self._loaded(want, moving), target)
-                change.moved[target] = [u.id for u in moving]
+                change.moved[target] = ids
 
     def of_version(
         self, scope: Scope, version: WeightVersion, *, memory_ids: set[str] | None = None

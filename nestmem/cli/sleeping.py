@@ -72,18 +72,15 @@ def report(user: str, given: SleepReport) -> None:
 
 def listed(versions: Sequence[WeightVersion], reports: Sequence[Report]) -> None:
     """The versions, oldest first, each with its gates, between them the candidates that were refused."""
-    moments = [(one.created_at, 1, one) for one in versions]
-    refused = [r for r in reports if r.outcome == "refused"]
-    notes = [(r.created_at, 0, r) for r in refused]
+    refused = sorted((r for r in reports if r.outcome == "refused"), key=lambda r: r.created_at)
     shadows: dict[str, list[bool]] = {}
     for one in reports:
         if one.kind == "shadow" and one.version_id:
             shadows.setdefault(one.version_id, []).append(bool(one.detail.get("agrees")))
-    for _, is_version, one in sorted([*moments, *notes], key=lambda entry: entry[:2]):
+    for one in versions:
+        while refused and refused[0].created_at <= one.created_at:
+            _refusal(refused.pop(0))
         when = one.created_at.isoformat(timespec="seconds")
-        if not is_version:
-            show.line(f"{when}  {one.kind} refused: {_gates(one.detail, failed=True)}", "yellow")
-            continue
         show.line(f"{one.id}  {when}  {len(one.update_ids)} updates  {one.digest[:12]}  {one.reason}")
         for noted in reports:
             if noted.version_id == one.id and noted.outcome == "committed":
@@ -94,6 +91,13 @@ def listed(versions: Sequence[WeightVersion], reports: Sequence[Report]) -> None
             show.line(
                 f"  shadows: {sum(agreed)} of {len(agreed)} answers are the same without weights", "dim"
             )
+    for left in refused:
+        _refusal(left)
+
+
+def _refusal(one: Report) -> None:
+    when = one.created_at.isoformat(timespec="seconds")
+    show.line(f"{when}  {one.kind} refused: {_gates(one.detail, failed=True)}", "yellow")
 
 
 def _gates(detail: dict[str, Any], *, failed: bool = False) -> str:

@@ -311,10 +311,10 @@ def test_a_forget_between_reading_the_head_and_its_updates_is_no_damage(tmp_path
     assert one._book is not None
     parts = one._book._parts
 
-    def interrupted(scope, ids):
+    def interrupted(scope, update_ids):
         if two.ledger.count(Scope()) == 2:
             two.forget(code)
-        return parts(scope, ids)
+        return parts(scope, update_ids)
 
     one._book._parts = interrupted
     assert one.answer("Where do I live?", arm="weights").text == "Leeds"
@@ -714,10 +714,10 @@ def test_a_forget_while_another_learns_is_no_damage(tmp_path):
     assert one._book is not None
     parts = one._book._parts
 
-    def interrupted(scope, ids):
+    def interrupted(scope, update_ids):
         if two.ledger.count(Scope()) == 3:
             two.forget(code)
-        return parts(scope, ids)
+        return parts(scope, update_ids)
 
     one._book._parts = interrupted
     assert one.learn().updates == 1

@@ -217,7 +217,8 @@ def test_a_write_that_leaves_the_trust_region_is_not_made_and_tried_again_at_sle
     memory = memory_of(Drifting(), kl=0.25)
     tell(memory, "I live in Leeds.", "My dog is called Biscuit.")
     before = memory.ledger.head(ADA)
-    report = memory.observe("My locker code is 4471.", ADA, occurred_at=START) and memory.learn("ada")
+    memory.observe("My locker code is 4471.", ADA, occurred_at=START)
+    report = memory.learn("ada")
     assert report.kept_out == 1
     assert memory.ledger.head(ADA) == before
     assert gates(memory) == {"trust region": 1}
@@ -250,6 +251,10 @@ def test_a_nap_that_fumbles_the_canaries_is_refused_and_nothing_is_lost():
     assert noted.outcome == "refused"
     assert [g["gate"] for g in noted.detail["gates"] if not g["passed"]] == ["canary"]
     assert asked(memory, "Where do I live?") == "Leeds"
+    tell(memory, "My locker code is 4471.", session="b", hour=2)
+    assert len([r for r in memory.reports("ada") if r.kind == "nap"]) == 1
+    tell(memory, "My blood type is A+.", session="c", hour=3)
+    assert len([r for r in memory.reports("ada") if r.kind == "nap"]) == 2
     calm = memory_of(Drifting())
     tell(calm, "My dog is called Biscuit.")
     tell(calm, "I live in Leeds.", session="b", hour=1)

@@ -15,7 +15,7 @@ from nestmem.agent.chains import Clocks
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner, ReplayLearner
 from nestmem.agent.guard import GuardSettings
-from nestmem.agent.types import Drift, StoredUpdate
+from nestmem.agent.types import Chat, Drift, StoredUpdate
 from nestmem.errors import InputError, LedgerError, ModelError, SleepBusy
 from nestmem.store import Ledger, Scope
 
@@ -58,7 +58,7 @@ class SetLearner(EchoLearner):
 class Apt(SetLearner):
     """Understands every way of asking that the rules know, as long as there is room."""
 
-    def _answer(self, chat, state):
+    def _answer(self, chat: Chat, state):
         asked = chat[-1]["content"]
         return super()._answer([*chat[:-1], {"role": "user", "content": MEANT.get(asked, asked)}], state)
 
@@ -81,7 +81,8 @@ def tell(memory: Memory, said: list[str], *, session: str = "s0", hour: int = 0)
     memory.learn("ada")
     for m in memory.ledger.memories(ADA):
         for way in [*study.ways(m)[0], study.ways(m)[1]]:
-            MEANT[way] = m.question or ""
+            assert m.question
+            MEANT[way] = m.question
     return ids
 
 
@@ -537,7 +538,8 @@ def test_the_weakest_memories_are_left_out_when_there_is_no_room_for_all():
     size = new_memory(Apt(), guard=GuardSettings(canary=0, worse=0))
     tell(size, said)
     rows = size.sleep("ada").examples
-    memory = new_memory(Apt(room=rows // 2), guard=GuardSettings(canary=0, worse=0))
+    small = Apt(room=rows // 2)
+    memory = new_memory(small, guard=GuardSettings(canary=0, worse=0))
     tell(memory, said)
     for _ in range(5):
         memory.answer("Where do I live?", "ada", arm="text")
@@ -551,7 +553,7 @@ def test_the_weakest_memories_are_left_out_when_there_is_no_room_for_all():
     assert "self/home_city" not in out
     for question, value in (("Where do I live?", "Leeds"), ("What is my blood type?", "A+")):
         assert value in memory.answer(question, "ada", arm="both").text
-    memory.learner.room = 10**6  # pyright: ignore[reportOptionalMemberAccess]
+    small.room = 10**6
     tell(memory, ["My sister's name is Maria."], session="s1", hour=3)
     assert memory.sleep("ada").kept_out == {}
     assert memory.ledger.kept_out(ADA) == {}
