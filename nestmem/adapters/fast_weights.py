@@ -549,4 +549,5 @@ def load_settings(path: Path, sites: list[Any]) -> tuple[BankSettings, list[Tens
     names = [site.name for site in sites if f"{site.name}.basis" in tensors]
     values = {key: tuple(tensors[key].tolist()) for key in ("ridge", "rate", "key_limit", "error_limit")}
     token = tuple(tensors[f"{name}.token"] for name in names)
-    return BankSettings(token=token, **values), [tensors[f"{name}.basis"] for name in names]
+    protect = float(tensors["protect"]) if "protect" in tensors else BankSettings.protect
+    return BankSettings(token=token, protect=protect, **values), [tensors[f"{name}.basis"] for name in names]

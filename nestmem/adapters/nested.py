@@ -14,6 +14,8 @@ nats each) or after `PASSES` passes.
     B_medium = fit(medium rows, from B_slow)
     B_fast   = fit(fast rows,   from B_medium)
 
+with the rows of `REPLAY` memories of the slower levels, drawn by hash, among those of medium and fast.
+
 A fit is a function of the *set* of rows: they are put in a canonical order. So a state is a function of which memories
 each level holds; the order of telling does not matter, and taking a memory back means fitting its level, and those
 above, without it: bit for bit a life that never had it (same machine, same number of threads). What the sets have in
@@ -48,6 +50,7 @@ BATCH = 32
 STEP, GROW, SHRINK, LARGEST = 0.5, 1.5, 0.4, 4.0
 ENOUGH, GOOD = 0.05, 0.2
 """A step is kept when the loss falls by this share of what its slope promises, and grows when by that share."""
+REPLAY = 16
 PASSES = 20
 FLOOR = 0.05
 KEPT = 64
@@ -194,7 +197,8 @@ class NestedRule(Rule):
     """A state is three sets of memories and their fits. Payloads are token rows; see the module.
 
     `protect` (R, R per site) is C0. `levels` says which levels there are: memories of a level that is not among them
-    count to the next slower one (one level: everything is fitted together, from zero, at every write).
+    count to the next slower one (one level: everything is fitted together, from zero, at every write). `replay`: how
+    many memories of the slower levels are fitted again with each level, drawn by their hash.
     """
 
     name = "nested"
@@ -208,15 +212,17 @@ class NestedRule(Rule):
         *,
         protect: Sequence[Tensor] | None = None,
         levels: Sequence[str] = LEVELS,
+        replay: int = REPLAY,
         passes: int = PASSES,
         floor: float = FLOOR,
     ):
         self.model = model
         self.settings = settings
+        self.replay = replay
         self.protect = list(protect) if protect is not None else None
         self.held = tuple(level for level in LEVELS if level in levels)
         self.passes, self.floor = passes, floor
-        limits = [STEP, GROW, SHRINK, LARGEST, ENOUGH, GOOD, passes, floor, BATCH, self.held]
+        limits = [STEP, GROW, SHRINK, LARGEST, ENOUGH, GOOD, passes, floor, BATCH, replay, self.held]
         self.options = json.dumps([limits, hash_tensors(self.protect or [])])
         self._fits: OrderedDict[str, Fit] = OrderedDict()
 
@@ -311,12 +317,14 @@ class NestedRule(Rule):
                 levels[level] = tuple(payloads)
         fits: dict[str, Fit] = {}
         below: Fit | None = None
+        slower: list[bytes] = []
         for level in reversed(LEVELS):
             if level not in levels:
                 continue
             key = self._key(level, levels)
             if key not in self._fits:
-                rows = [row for payload in levels[level] for row in unpack_rows(payload)]
+                replayed = sorted(slower, key=lambda payload: hashlib.sha256(payload).digest())[: self.replay]
+                rows = [row for payload in (*levels[level], *replayed) for row in unpack_rows(payload)]
                 made = fit(
                     self.model,
                     self.settings,
@@ -329,6 +337,7 @@ class NestedRule(Rule):
                 self._keep(key, made)
             self._fits.move_to_end(key)
             fits[level] = below = self._fits[key]
+            slower += levels[level]
         return NestedState(levels, fits, offset)
 
     def _key(self, level: str, levels: dict[str, tuple[bytes, ...]]) -> str:

@@ -133,7 +133,7 @@ def test_taking_back_what_is_not_held_is_refused(weights: FastWeights, payloads:
 
 
 def test_a_level_is_fitted_on_top_of_the_slower_ones(weights: FastWeights, payloads: list[bytes]) -> None:
-    law = weights.rule_object
+    law = NestedRule(weights.banked, weights.settings, replay=0)
     slow = law.rebuild([("slow", p) for p in payloads[:3]])
     both = law.rebuild([*(("slow", p) for p in payloads[:3]), ("fast", payloads[3])])
     expected = fit(
@@ -159,6 +159,19 @@ def test_moments_of_the_slower_levels_protect_them(weights: FastWeights) -> None
     assert bare.loss < 0.1
     lost = nats(weights, list(guarded.banks), 0, 1, 2) - known
     assert lost < nats(weights, list(bare.banks), 0, 1, 2) - known
+
+
+def test_replay_fits_some_of_the_slower_memories_again(weights: FastWeights, payloads: list[bytes]) -> None:
+    parts = [*(("slow", p) for p in payloads[:3]), *(("fast", p) for p in payloads[3:])]
+    some = NestedRule(weights.banked, weights.settings, replay=2)
+    state = some.rebuild(parts)
+    assert state.fits["fast"].rows == 3 + 2
+    assert state.fits["slow"].rows == 3
+    rest = NestedRule(weights.banked, weights.settings, replay=2).rebuild(parts[1:])
+    assert some.digest(some.erase(state, parts[:1], parts[1:])) == some.digest(rest)
+    none = NestedRule(weights.banked, weights.settings, replay=0).rebuild(parts)
+    kept, lost = (nats(weights, list(s.top.banks), 0, 1, 2) for s in (state, none))
+    assert kept < lost
 
 
 def test_one_level_fits_everything_together(weights: FastWeights, payloads: list[bytes]) -> None:
