@@ -102,7 +102,8 @@ class Change:
 @dataclass(frozen=True, kw_only=True)
 class Held:
     """What the ledger holds of one user's weights. `stored` come without their payloads; `payloads` has
-    those that will be needed after their rows are deleted. kept_out: memory id -> (gate, reason)."""
+    those of updates whose rows are about to go, which are taken out whatever may ask for them.
+    kept_out: memory id -> (gate, reason)."""
 
     head: WeightVersion | None
     stored: list[WeightUpdate]
@@ -479,7 +480,9 @@ class WeightBook:
         kept = {
             key_of[id_]: id_
             for id_ in listed
-            if key_of[id_] in lessons and (not rewrite or usable[id_].examples == lessons[key_of[id_]].pairs)
+            if key_of[id_] in lessons
+            and id_ not in want.held.payloads
+            and (not rewrite or usable[id_].examples == lessons[key_of[id_]].pairs)
         }
         # Two memories are asked together once both are held with all their examples.
         short = {
@@ -502,7 +505,9 @@ class WeightBook:
         back = {
             key_of[u.id]: u.id
             for u in usable.values()
-            if key_of[u.id] in missing and u.examples == missing[key_of[u.id]].pairs
+            if u.id not in want.held.payloads
+            and key_of[u.id] in missing
+            and u.examples == missing[key_of[u.id]].pairs
         }
         in_head = set(kept.values())
         ids = [*(id_ for id_ in listed if id_ in in_head), *back.values()]
@@ -569,15 +574,15 @@ class WeightBook:
         ordered = sorted(change.update_ids, key=lambda id_: (told[key_of[id_]], key_of[id_][1]))
         if tuple(ordered) == change.update_ids:
             return
-        level_of = {one.key: one.level for one in want.lessons}
+        moved_to = {id_: target for target, ids in change.moved.items() for id_ in ids}
         new = {u.id: u for u in change.added}
         old = [stored[id_] for id_ in ordered if id_ not in new]
         loaded = {u.id: part for u, part in zip(old, self._loaded(want, old), strict=True)}
         parts = [loaded.get(id_) or _stored(new[id_]) for id_ in ordered]
-        if not want.stay:
-            parts = [
-                part._replace(level=level_of[key_of[id_]]) for id_, part in zip(ordered, parts, strict=True)
-            ]
+        parts = [
+            part._replace(level=moved_to.get(id_, part.level))
+            for id_, part in zip(ordered, parts, strict=True)
+        ]
         change.state = self.learner.rebuild(parts)
         change.update_ids = tuple(ordered)
         change.replayed = len(ordered)

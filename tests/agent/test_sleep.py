@@ -205,6 +205,19 @@ def test_a_name_that_changes_takes_its_joint_questions_along():
     assert len(ids) == 2
 
 
+def test_a_joint_question_outlives_one_of_two_tellings_of_the_name():
+    told = ["My sister works as a nurse.", "My sister is called Ana.", "My sister is called Ana."]
+    for gone in (1, 2):
+        memory = new_memory()
+        ids = tell(memory, told)
+        memory.sleep("ada")
+        memory.forget(ids[gone], "ada")
+        head = memory.ledger.head(ADA)
+        assert head is not None
+        assert len(memory.ledger.updates(ADA, ids=head.update_ids)) == len(head.update_ids) == 3
+        assert memory.answer("What does Ana do for a living?", "ada", arm="weights").text == "nurse"
+
+
 def test_what_will_not_hold_for_long_stays_text():
     writer = EchoLearner(writer=lambda s: [("What did I run yesterday?", "my first marathon")])
     memory = new_memory(writer)
