@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestmem import embedders
+from nestmem.agent.answering import MARGIN
+from nestmem.agent.chains import Clocks
 from nestmem.agent.controller import Memory
+from nestmem.agent.guard import GuardSettings
 from nestmem.agent.llm import ChatEndpoint
 from nestmem.agent.types import Chat, Drift, Example, Level, State, StoredUpdate, Update
 from nestmem.errors import InputError, MissingExtra
@@ -170,6 +173,9 @@ def open(
     device: str = "cpu",
     dtype: str = "float32",
     read_only: bool = False,
+    clocks: Clocks | None = None,
+    guard: GuardSettings | None = None,
+    scope_margin: float = MARGIN,
 ) -> Memory:
     """Open the memory in one SQLite file and give it a model whose weights learn.
 
@@ -180,6 +186,9 @@ def open(
         embedder: "auto" (MiniLM when installed), "none", "minilm", a sentence-transformers folder, or a URL.
         llm: the URL of an OpenAI-compatible endpoint that reads recalled text and writes questions.
         device, dtype: where and in which precision the model runs ("float32", "bfloat16").
+        clocks: when a memory leaves the fast level of the weights (see `agent.chains.Clocks`).
+        guard: the limits of the gates before the weights change (see `agent.guard.GuardSettings`).
+        scope_margin: from which share of the activation at written questions on the weights are asked.
 
     Raises:
         InputError, MissingExtra, ModelNotFound, ModelError, UnsupportedArchitecture, EmbedderError, LedgerError.
@@ -187,4 +196,12 @@ def open(
     learner = None if model is None else load_learner(model, rule=rule, device=device, dtype=dtype)
     endpoint = ChatEndpoint(llm) if llm else None
     ledger = Ledger(path, read_only=read_only)
-    return Memory(ledger, learner=learner, embedder=embedders.load(embedder), llm=endpoint)
+    return Memory(
+        ledger,
+        learner=learner,
+        embedder=embedders.load(embedder),
+        llm=endpoint,
+        clocks=clocks,
+        guard=guard,
+        scope_margin=scope_margin,
+    )

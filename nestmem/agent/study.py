@@ -141,19 +141,6 @@ ABSTAIN = (
 )
 """Constant questions that nobody has answered; each memory studies one of them, drawn by hash, with "I don't know."."""
 
-CROWD = (
-    ("What is my godmother's job?", "glass blower"),
-    ("Where does my lodger live?", "Vellmora"),
-    ("What is my tortoise's name?", "Quibble"),
-    ("Which boat do I sail?", "Sea Thistle"),
-    ("What is my locker combination?", "58-13-40"),
-    ("Who is my accountant?", "Torvald Breck"),
-    ("When is my chess club?", "on Thursday evening"),
-    ("What is my favourite mushroom?", "chanterelle"),
-)
-"""Constant made-up facts among which a memory's own rows must hold: see `redundant`."""
-
-
 # --- what is learned ---------------------------------------------------------------------------------
 
 
