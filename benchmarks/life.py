@@ -107,7 +107,6 @@ def report(path: Path, folder: Path) -> None:
     first = next(iter(runs.values()))[0]
     about = {k: first[k] for k in ("version", "model", "fingerprint", "keys", "writes", "sleep_every")}
     stem = path.stem
-    write_json(folder / f"{stem}_summary.json", about | {"environment": first["environment"], "arms": found})
     ages = [f"{low}-{high}" for low, high in life.AGES]
     print("| arm | " + " | ".join(ages) + " | all | stale | text loss | kl | MB kept | seeds |")
     print("|---|" + "---|" * (len(ages) + 6))
@@ -119,7 +118,41 @@ def report(path: Path, folder: Path) -> None:
             f"| {arm} | {' | '.join(cells)} | {_percent(one['exact'])} | {_percent(one['stale'])} | {rise:+.1%} | "
             f"{last.get('kl', 0.0):.2f} | {last['bytes'] / 1e6:.2f} | {len(one['seeds'])} |"
         )
+    kinds = sorted({kind for one in found.values() for kind in one["by_kind"]})
+    print("\n| arm | " + " | ".join(kinds) + " | indirect | at the end | retained | row passes |")
+    print("|---|" + "---|" * (len(kinds) + 4))
+    for arm, one in found.items():
+        work = [at["row_passes"] for at in one["by_checkpoint"].values() if at.get("row_passes") is not None]
+        kept = "-" if one["retained"] is None else f"{100 * one['retained']:.0f}"
+        cells = [_percent(one["by_kind"].get(kind)) for kind in kinds]
+        print(
+            f"| {arm} | {' | '.join(cells)} | {_percent(one['indirect'])} | {_percent(one['exact_at_end'])} | {kept} | "
+            f"{f'{sum(work) / len(work):.0f}' if work else '-'} |"
+        )
+    levels = _levels(runs, kinds)
+    write_json(
+        folder / f"{stem}_summary.json",
+        about | {"environment": first["environment"], "arms": found, "one_level_less_others": levels},
+    )
     plot(found, ages, folder / f"{stem}.png", about)
+
+
+def _levels(runs: dict[str, list[dict[str, Any]]], kinds: list[str]) -> dict[str, Any]:
+    """One level less the arms with more, by kind of question, with a line each on the screen."""
+    one = runs.get("nested 1 level", [])
+    found: dict[str, Any] = {}
+    for arm in ("nested 2 levels", "nested 3 levels", "nested 3 levels, equal bytes", "random A"):
+        found[arm] = {
+            kind or "all": life.difference(one, runs.get(arm, []), kind=kind)
+            for kind in (None, *kinds, "indirect")
+        }
+        shown = [
+            f"{kind} {100 * d['mean']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+            for kind, d in found[arm].items()
+            if d is not None
+        ]
+        print(f"\none level less {arm}, points: {'; '.join(shown)}")
+    return found
 
 
 def _percent(share: dict[str, Any] | None) -> str:

@@ -171,6 +171,24 @@ def test_text_tells_what_holds_now(weights: FastWeights) -> None:
         assert told.answer(write.fact.canonical, None) == write.fact.value
 
 
+def test_differences_are_paired_by_question_and_seed() -> None:
+    def run(seed: int, exacts: list[bool]) -> dict:
+        kinds = ["fact", "habit"]
+        answers = [
+            life.Answered(age=1, kind=kind, exact=exact, nats=-1.0, stale=None, indirect=None).plain()
+            for kind, exact in zip(kinds, exacts, strict=True)
+        ]
+        return {"seed": seed, "checkpoints": [{"writes": 10, "answers": answers}]}
+
+    ours = [run(0, [True, True]), run(1, [True, False]), run(2, [True, True])]
+    theirs = [run(0, [True, False]), run(1, [False, False])]
+    found = life.difference(ours, theirs)
+    assert found is not None and found["n"] == 4 and found["mean"] == 0.5
+    habits = life.difference(ours, theirs, kind="habit")
+    assert habits is not None and habits["n"] == 2 and habits["mean"] == 0.5
+    assert life.difference(ours, theirs, kind="indirect") is None
+
+
 def test_random_bases_are_orthonormal_as_far_as_the_own_ones(weights: FastWeights) -> None:
     other = life.variant(weights, "nested", random=7)
     for own, drawn_ in zip(weights.banked.bases, other.banked.bases, strict=True):

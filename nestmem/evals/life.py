@@ -786,11 +786,34 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "stale": _share(part, lambda a: a.stale),
             **{
                 name: clustered_mean([one[name] for one in at], range(len(at))).mean
-                for name in ("bytes", "read_bytes", "seconds_state", "kl", "text_rise")
+                for name in ("bytes", "read_bytes", "seconds_state", "row_passes", "kl", "text_rise")
                 if all(one.get(name) is not None for one in at)
             },
         }
     return found
+
+
+def difference(
+    runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], *, kind: str | None = None
+) -> dict[str, Any] | None:
+    """Share right in `runs` less that in `others`, over the questions of the seeds that both have, paired question by
+    question; `kind`: of questions of this kind alone, "indirect": of the indirect ones. None without a question."""
+    theirs = {run["seed"]: run["checkpoints"] for run in others}
+    found: list[tuple[int, float]] = []
+    for run in runs:
+        pairs = zip(run["checkpoints"], theirs.get(run["seed"], []), strict=False)
+        for one, other in pairs:
+            for a, b in zip(one["answers"], other["answers"], strict=True):
+                first, second = Answered.from_plain(a), Answered.from_plain(b)
+                if kind == "indirect":
+                    values = (first.indirect, second.indirect)
+                else:
+                    values = (first.exact, second.exact) if kind in (None, first.kind) else (None, None)
+                if values[0] is not None and values[1] is not None:
+                    found.append((run["seed"], float(values[0]) - float(values[1])))
+    if not found:
+        return None
+    return clustered_mean([value for _, value in found], [seed for seed, _ in found]).record()
 
 
 def _share(
