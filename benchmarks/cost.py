@@ -52,7 +52,7 @@ def measure(weights: FastWeights, held: int, users: int, repeats: int) -> dict[s
     """All costs of one rule."""
     rule = weights.rule_object
     empty = rule.empty()
-    weights.write([empty], [told(SESSION, 0)], "fast")
+    weights.write([empty], [told(SESSION, 999)], "fast")
     first = timed(lambda n: weights.write([empty], [told(SESSION, n)], "fast"), repeats)
     [(full, payloads)] = weights.write([empty], [told(held, 100)], "slow")
     later = timed(lambda n: weights.write([full], [told(SESSION, 200 + n)], "fast"), repeats)
