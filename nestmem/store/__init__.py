@@ -12,7 +12,7 @@
 - `forget_plan` says what `forget` will do: also which memories become active again (`restored_ids`)
   and which events are queued anew because a removed memory also rested on them.
 - A receipt must not hold the forgotten text.
-- What hangs on a memory (its uses, why it is kept out of the weights, its study examples) goes with it
+- What hangs on a memory (its uses, why it is kept out of the weights) goes with it
   in a forget; saved states of the weights and an unfinished sleep go with any forget: see levels.py.
 - `pending` includes work that failed; `failed` counts the attempt and keeps it in the queue.
 - One transaction for several writes: `with ledger.transaction(): ...`.
@@ -29,7 +29,6 @@ from nestmem.store.records import (
     Report,
     Scope,
     SleepRun,
-    Study,
     Use,
     WeightUpdate,
     WeightVersion,
@@ -50,7 +49,6 @@ __all__ = [
     "Report",
     "Scope",
     "SleepRun",
-    "Study",
     "Use",
     "WeightUpdate",
     "WeightVersion",

@@ -23,7 +23,6 @@ KINDS = (
     "updates",
     "versions",
     "edges",
-    "studies",
     "uses",
     "kept_out",
     "snapshots",
@@ -65,7 +64,6 @@ def execute(raw: sqlite3.Connection, scope_id: int, index: SearchIndex, todo: Fo
             _delete(raw, "edge", scope_id, column, (*todo.memory_ids, *todo.event_ids, *todo.update_ids))
             for column in ("src", "dst")
         ),
-        "studies": _remove_studies(raw, scope_id, todo),
         "uses": _delete(raw, "memory_use", scope_id, "memory_id", todo.memory_ids),
         "kept_out": _delete(raw, "kept_out", scope_id, "memory_id", todo.memory_ids),
         # A saved state holds what was learned from the events, in numbers.
@@ -211,13 +209,6 @@ def _remove_versions(raw: sqlite3.Connection, scope_id: int, version_ids: tuple[
         )
         raw.execute("DELETE FROM weight_version WHERE scope_id = ? AND id = ?", (scope_id, version_id))
     return len(version_ids)
-
-
-def _remove_studies(raw: sqlite3.Connection, scope_id: int, todo: ForgetPlan) -> int:
-    """Deletes the examples made from these memories or from any of these events."""
-    select = "SELECT DISTINCT memory_id FROM study_event"
-    found = {row[0] for row in _where_in(raw, select, scope_id, "event_id", todo.event_ids, "memory_id")}
-    return _delete(raw, "study", scope_id, "memory_id", tuple(sorted(found | set(todo.memory_ids))))
 
 
 def _drop_mentions(raw: sqlite3.Connection, scope_id: int, todo: ForgetPlan) -> None:

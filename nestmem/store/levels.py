@@ -1,11 +1,10 @@
-"""What the levels of the weights need beside the updates: uses, gates, reports, sleep, study, saved states.
+"""What the levels of the weights need beside the updates: uses, gates, reports, sleep, saved states.
 
 All of it is by tenant, user and agent; a scope's session is ignored here. Rows about a memory that is
 not there (any more) are not stored: another process may have forgotten it meanwhile.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from nestmem.errors import InputError, SleepBusy
@@ -17,7 +16,6 @@ from nestmem.store.records import (
     Report,
     Scope,
     SleepRun,
-    Study,
     Use,
     from_text,
     require_object,
@@ -200,70 +198,6 @@ class Levels(Scoped):
             [self._scope_id(scope)],
         )
         return [rows.sleep_run(scope, row) for row in found]
-
-    # Study
-
-    def put_study(
-        self,
-        scope: Scope,
-        memory_id: str,
-        event_ids: Sequence[str],
-        examples: Sequence[Mapping[str, str]],
-        made_by: str,
-    ) -> bool:
-        """Stores the examples made from a memory, in place of earlier ones. They go with any of `event_ids`.
-
-        False, and nothing is stored, when the memory or one of the events is not there (any more): what was
-        forgotten while the examples were made does not come back with them.
-        """
-        if not event_ids:
-            raise InputError(f"the study of memory {memory_id!r} names no events; give those it rests on")
-        for example in examples:
-            require_object("an example", dict(example))
-        events = list(dict.fromkeys(event_ids))
-        with self._connection.transaction() as raw:
-            scope_id = self._scope_id(scope)
-            held = self._read("SELECT 1 FROM memory WHERE scope_id = ? AND id = ?", [scope_id, memory_id])
-            there = self._by_ids("event", "id", ["scope_id = ?"], [scope_id], "id", events, "seq")
-            if not held or len(there) != len(events):
-                return False
-            raw.execute("DELETE FROM study WHERE scope_id = ? AND memory_id = ?", (scope_id, memory_id))
-            raw.execute(
-                "INSERT INTO study(scope_id, memory_id, examples, made_by) VALUES(?, ?, ?, ?)",
-                (scope_id, memory_id, rows.dump([dict(example) for example in examples]), made_by),
-            )
-            raw.executemany(
-                "INSERT INTO study_event(scope_id, memory_id, event_id, position) VALUES(?, ?, ?, ?)",
-                [(scope_id, memory_id, event_id, place) for place, event_id in enumerate(events)],
-            )
-        return True
-
-    def studies(self, scope: Scope) -> list[Study]:
-        """The examples of all memories that have some, in the order of the memories."""
-        scope_id = self._scope_id(scope)
-        with self._connection.reading() as raw:
-            found = raw.execute(
-                """SELECT s.memory_id, s.examples, s.made_by FROM study s
-                   JOIN memory m ON m.scope_id = s.scope_id AND m.id = s.memory_id
-                   WHERE s.scope_id = ? ORDER BY m.rank""",
-                (scope_id,),
-            ).fetchall()
-            links = raw.execute(
-                "SELECT memory_id, event_id FROM study_event WHERE scope_id = ? ORDER BY memory_id, position",
-                (scope_id,),
-            ).fetchall()
-        sources: dict[str, list[str]] = {}
-        for memory_id, event_id in links:
-            sources.setdefault(memory_id, []).append(event_id)
-        return [
-            Study(
-                memory_id=memory_id,
-                event_ids=tuple(sources.get(memory_id, ())),
-                examples=json.loads(examples),
-                made_by=made_by,
-            )
-            for memory_id, examples, made_by in found
-        ]
 
     # Saved states of the weights
 

@@ -280,16 +280,6 @@ class SleepRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """Examples made from a memory to be learned in sleep, and the events they rest on. made_by: who wrote them."""
-
-    memory_id: str
-    event_ids: tuple[str, ...]
-    examples: list[dict[str, str]]
-    made_by: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """What a forget removed. It must not hold the forgotten text: ids, counts and digests only."""
 

@@ -617,7 +617,6 @@ class Ledger(Levels):
                 ("failed", "work", " AND state = 'failed'"),
                 ("used", "memory_use", ""),
                 ("kept_out", "kept_out", ""),
-                ("studies", "study", ""),
                 ("reports", "report", ""),
                 ("snapshots", "snapshot", ""),
                 ("sleeps", "sleep_run", " AND ended_at IS NOT NULL"),

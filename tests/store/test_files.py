@@ -225,7 +225,7 @@ def test_a_ledger_of_the_first_schema_gets_all_later_tables(tmp_path):
     with Ledger(path) as ledger:
         assert [event.content for event in ledger.events(ANN)] == ["hello"]
         assert ledger.uses(ANN) == ledger.kept_out(ANN) == {}
-        assert ledger.reports(ANN) == ledger.studies(ANN) == ledger.sleeps(ANN) == []
+        assert ledger.reports(ANN) == ledger.sleeps(ANN) == []
         assert [backup.name for backup in ledger.backups()] == ["m.db.backup-v1"]
         assert ledger.forget(ANN, ["e1"])["events"] == 1
         assert ledger.check() == []

@@ -63,7 +63,6 @@ def test_no_byte_is_left(ledger, ann, say, remember):
         "updates": 1,
         "versions": 0,
         "edges": 1,
-        "studies": 0,
         "uses": 0,
         "kept_out": 0,
         "snapshots": 0,

@@ -1,4 +1,4 @@
-"""Uses, gates, reports, sleep, study and saved states: kept, removed by a forget, and safe when a sleeper dies."""
+"""Uses, gates, reports, sleep and saved states: kept, removed by a forget, and safe when a sleeper dies."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nestmem.errors import InputError, LedgerError, LedgerReadOnly, SleepBusy
-from nestmem.store import Ledger, NewEvent, Report, Scope, Study, Use, WeightUpdate, WeightVersion
+from nestmem.store import Ledger, NewEvent, Report, Scope, Use, WeightUpdate, WeightVersion
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -246,7 +246,6 @@ def test_a_disk_that_fills_up_during_sleep_loses_nothing(ledger, ann, told):
     def commit() -> None:
         with ledger.transaction():
             ledger.let_in(ann, ["m1"])
-            ledger.put_study(ann, "m1", [told[0].id], [{"prompt": "x" * 50_000}], "test")
             ledger.put_snapshot(ann, "after", b"x" * 900_000)
             ledger.end_sleep(run.id, NOON, run.cursor)
 
@@ -254,46 +253,11 @@ def test_a_disk_that_fills_up_during_sleep_loses_nothing(ledger, ann, told):
         commit()
     assert ledger.status(ann) == before
     assert (ledger.snapshot(ann, "before"), ledger.snapshot(ann, "after")) == (b"x" * 1000, None)
-    assert (ledger.studies(ann), ledger.sleep_cursor(ann)) == ([], 0)
+    assert ledger.sleep_cursor(ann) == 0
     assert ledger.check() == []
     raw.execute(f"PRAGMA max_page_count = {pages + 10_000}")
     commit()
     assert ledger.sleep_cursor(ann) == 2
-
-
-# Study
-
-
-def test_a_study_comes_back_and_is_replaced(ledger, ann, told):
-    events = [told[1].id, told[0].id, told[1].id]
-    assert ledger.put_study(ann, "m10", events, [{"prompt": "old", "completion": "a"}], "rules")
-    assert ledger.put_study(ann, "m10", events, [{"prompt": "q", "completion": "a"}], "model")
-    assert ledger.put_study(ann, "m1", [told[0].id], [], "model")
-    assert ledger.studies(ann) == [
-        Study(memory_id="m1", event_ids=(told[0].id,), examples=[], made_by="model"),
-        Study(
-            memory_id="m10",
-            event_ids=(told[1].id, told[0].id),
-            examples=[{"prompt": "q", "completion": "a"}],
-            made_by="model",
-        ),
-    ]
-
-
-def test_a_study_of_what_is_gone_is_not_stored(ledger, ann, told):
-    for memory_id, events in (("nope", [told[0].id]), ("m1", [told[0].id, "nope"])):
-        assert ledger.put_study(ann, memory_id, events, [{"prompt": SECRET}], "test") is False
-    with pytest.raises(InputError, match="names no events"):
-        ledger.put_study(ann, "m1", [], [], "test")
-    assert ledger.studies(ann) == []
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_study_goes_with_any_of_its_events(ledger, ann, told, place):
-    ledger.put_study(ann, "m1", [event.id for event in told], [{"prompt": SECRET}], "test")
-    assert ledger.forget(ann, [told[place].id])["studies"] == 1
-    assert ledger.studies(ann) == []
-    assert SECRET.encode() not in b"".join(file.read_bytes() for file in files(ledger))
 
 
 # Saved states
@@ -314,24 +278,21 @@ def files(ledger: Ledger) -> list[Path]:
     return list(Path(ledger.path).parent.glob(f"{Path(ledger.path).name}*"))
 
 
-def fill(ledger: Ledger, scope: Scope, event_id: str, memory_id: str) -> None:
+def fill(ledger: Ledger, scope: Scope, memory_id: str) -> None:
     """One of everything about one memory. The secret stands where callers are told not to put text, too."""
     ledger.note_use(scope, [memory_id], NOON)
     ledger.keep_out(scope, {memory_id: ("private", SECRET)}, NOON)
-    ledger.put_study(scope, memory_id, [event_id], [{"prompt": SECRET, "completion": SECRET}], SECRET)
     ledger.put_snapshot(scope, f"state {memory_id}", SECRET.encode() * 500)
 
 
 def test_a_forget_leaves_no_trace(ledger, ann, told):
-    forgotten, kept = told
-    fill(ledger, ann, forgotten.id, "m1")
+    forgotten, _ = told
+    fill(ledger, ann, "m1")
     ledger.note_use(ann, ["m10"], NOON)
     ledger.keep_out(ann, {"m10": ("capacity", "")}, NOON)
-    ledger.put_study(ann, "m10", [kept.id], [{"prompt": "q"}], "test")
     removed = ledger.forget(ann, [forgotten.id])
-    assert [removed[kind] for kind in ("uses", "kept_out", "studies", "snapshots")] == [1, 1, 1, 1]
+    assert [removed[kind] for kind in ("uses", "kept_out", "snapshots")] == [1, 1, 1]
     assert list(ledger.uses(ann)) == list(ledger.kept_out(ann)) == ["m10"]
-    assert [study.memory_id for study in ledger.studies(ann)] == ["m10"]
     assert ledger.snapshot(ann, "state m1") is None
     assert SECRET.encode() not in b"".join(file.read_bytes() for file in files(ledger))
     assert ledger.check() == []
@@ -410,7 +371,6 @@ def test_a_sleeper_does_not_bring_back_what_is_forgotten_meanwhile(open_ledger, 
             sleeper.put_snapshot(ann, "state", SECRET.encode())
             sleeper.end_sleep(run.id, NOON, run.cursor)
 
-    assert sleeper.put_study(ann, "m1", [said.id], [{"prompt": SECRET}], "test") is False
     with pytest.raises(SleepBusy, match="a forget ended it"):
         commit()
     assert sleeper.snapshot(ann, "state") is None
@@ -420,11 +380,11 @@ def test_a_sleeper_does_not_bring_back_what_is_forgotten_meanwhile(open_ledger, 
 
 
 def test_a_reader_can_read_all_of_it_and_write_none(tmp_path, ledger, ann, told):
-    fill(ledger, ann, told[0].id, "m1")
+    fill(ledger, ann, "m1")
     ledger.close()
     with Ledger(tmp_path / "memory.db", read_only=True) as reader:
         assert list(reader.uses(ann)) == list(reader.kept_out(ann)) == ["m1"]
-        assert len(reader.studies(ann)) == 1
+        assert reader.snapshot(ann, "state m1") == SECRET.encode() * 500
         for write in (
             lambda: reader.note_use(ann, ["m1"], NOON),
             lambda: reader.begin_sleep(ann, "x", MINUTE, NOON),
@@ -435,10 +395,10 @@ def test_a_reader_can_read_all_of_it_and_write_none(tmp_path, ledger, ann, told)
 
 
 def test_a_rebuild_keeps_all_of_it(ledger, ann, told):
-    fill(ledger, ann, told[0].id, "m1")
-    before = ledger.uses(ann), ledger.kept_out(ann), ledger.studies(ann), ledger.snapshot(ann, "state m1")
+    fill(ledger, ann, "m1")
+    before = ledger.uses(ann), ledger.kept_out(ann), ledger.snapshot(ann, "state m1")
     ledger.rebuild()
-    after = ledger.uses(ann), ledger.kept_out(ann), ledger.studies(ann), ledger.snapshot(ann, "state m1")
+    after = ledger.uses(ann), ledger.kept_out(ann), ledger.snapshot(ann, "state m1")
     assert after == before
     ledger.append(ann, [NewEvent(role="user", content="more")])
-    assert ledger.status(ann)["studies"] == 1
+    assert ledger.status(ann)["used"] == 1

@@ -57,7 +57,6 @@ def full(ledger, say, remember):
     )
     ledger.note_use(OWNER, ["m1"], utc_now())
     ledger.keep_out(OWNER, {"m1": ("grounding", "not in the event")}, utc_now())
-    ledger.put_study(OWNER, "m1", [said.id], [{"prompt": "q", "completion": "a"}], "test")
     ledger.put_snapshot(OWNER, "d", b"weights")
     report = {"kind": "write", "outcome": "noted", "detail": {}, "created_at": utc_now()}
     ledger.add_report(OWNER, Report(id="r1", scope=OWNER, version_id="v1", **report))
@@ -81,7 +80,7 @@ def test_nothing_can_be_read(full, stranger):
     assert ledger.updates(stranger, ids=["u1"]) == ledger.updates(stranger, memory_ids=["m1"]) == []
     assert ledger.head(stranger) is None
     assert ledger.uses(stranger) == ledger.kept_out(stranger) == {}
-    assert ledger.studies(stranger) == ledger.reports(stranger) == ledger.reports(stranger, "v1") == []
+    assert ledger.reports(stranger) == ledger.reports(stranger, "v1") == []
     assert ledger.snapshot(stranger, "d") is None
     assert (ledger.sleep_cursor(stranger), ledger.sleeps(stranger)) == (0, [])
     assert ledger.postings(stranger, ["xylophone"])[0].tolist() == []
@@ -105,7 +104,6 @@ def test_nothing_can_be_changed(full, stranger):
     ledger.note_use(stranger, ["m1"], utc_now())
     ledger.keep_out(stranger, {"m1": ("trust", "")}, utc_now())
     ledger.let_in(stranger, ["m1"])
-    assert ledger.put_study(stranger, "m1", [said.id], [{"prompt": "q"}], "test") is False
     for key in ("d", "e", "f"):
         ledger.put_snapshot(stranger, key, b"other")
     ledger.begin_sleep(stranger, "other sleeper", timedelta(minutes=1), utc_now())
@@ -117,7 +115,7 @@ def test_nothing_can_be_changed(full, stranger):
     assert ledger.memory(OWNER, "m1").status == "active"
     assert [use.uses for use in ledger.uses(OWNER).values()] == [1]
     assert ledger.kept_out(OWNER)["m1"].gate == "grounding"
-    assert (ledger.studies(OWNER)[0].made_by, ledger.snapshot(OWNER, "d")) == ("test", b"weights")
+    assert ledger.snapshot(OWNER, "d") == b"weights"
     assert [run.owner for run in ledger.sleeps(OWNER)] == ["sleeper", "sleeper"]
     assert ledger.uses(stranger) == ledger.kept_out(stranger) == {}
     assert len(ledger.postings(OWNER, ["xylophone"])[0]) > 0

@@ -1,4 +1,4 @@
-"""Use of memories, reports of the guard, sleep, self-study, and saved states of the weights.
+"""Use of memories, reports of the guard, sleep, and saved states of the weights.
 
 Rows about a memory go with it (ON DELETE CASCADE). `sleep_run.id` changes whenever a run is taken up
 again: a sleeper that was presumed dead and wakes finds its id gone and can write nothing more.
@@ -17,17 +17,6 @@ STATEMENTS = (
         gate TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL,
         PRIMARY KEY(scope_id, memory_id),
         FOREIGN KEY(scope_id, memory_id) REFERENCES memory(scope_id, id) ON DELETE CASCADE) WITHOUT ROWID""",
-    """CREATE TABLE study(
-        scope_id INTEGER NOT NULL, memory_id TEXT NOT NULL,
-        examples TEXT NOT NULL, made_by TEXT NOT NULL,
-        PRIMARY KEY(scope_id, memory_id),
-        FOREIGN KEY(scope_id, memory_id) REFERENCES memory(scope_id, id) ON DELETE CASCADE) WITHOUT ROWID""",
-    """CREATE TABLE study_event(
-        scope_id INTEGER NOT NULL, memory_id TEXT NOT NULL, event_id TEXT NOT NULL, position INTEGER NOT NULL,
-        PRIMARY KEY(scope_id, memory_id, event_id),
-        FOREIGN KEY(scope_id, memory_id) REFERENCES study(scope_id, memory_id) ON DELETE CASCADE,
-        FOREIGN KEY(scope_id, event_id) REFERENCES event(scope_id, id)) WITHOUT ROWID""",
-    "CREATE INDEX study_event_event ON study_event(scope_id, event_id)",
     """CREATE TABLE report(
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         scope_id INTEGER NOT NULL REFERENCES scope(id),
