@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nestmem.cli import show
 from nestmem.cli.train_rl import rl
 from nestmem.errors import InputError
 
@@ -65,7 +66,12 @@ def meta(
         str, typer.Option("--model", help="The frozen base: 'mini', a Hugging Face name, or a folder.")
     ] = "mini",
     preset: Annotated[
-        str, typer.Option("--preset", help="How a write is done: sessions, fit, perk or dynamic.")
+        str,
+        typer.Option(
+            "--preset",
+            help="How a write is done: sessions or fit (ridge steps, which the rules take over), perk or dynamic (for "
+            "comparison; no rule takes them over).",
+        ),
     ] = "sessions",
     order: Annotated[
         str, typer.Option("--order", help="Derivatives through the writes: truncated, first, full or es.")
@@ -112,14 +118,21 @@ def meta(
         float, typer.Option("--scalar-rate", help="Outer rate of the learned numbers.")
     ] = 0.01,
     copy_base: Annotated[
-        bool, typer.Option("--copy-base", help="Also write OUT/model: the base with the learned settings.")
+        bool,
+        typer.Option(
+            "--copy-base",
+            help="Also write OUT/model: the base with the learned settings. Presets sessions and fit only.",
+        ),
     ] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:0 ...")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="A torch dtype by name.")] = "float32",
     threads: Threads = 1,
     seed: Seed = 0,
 ) -> None:
-    """Learn how to write into the weights of a frozen model: rates, ridges, decays, token weights, gate."""
+    """Learn how to write into the weights of a frozen model: rates, ridges, decays, token weights, gate.
+
+    OUT/banks.safetensors holds what the rules write by; presets perk and dynamic leave OUT/learned.safetensors only.
+    """
     from nestmem.train.meta import preset as configured
     from nestmem.train.meta import train_meta
 
@@ -149,7 +162,15 @@ def meta(
     config = configured(preset, **values, **({"rate": rate} if rate else {}))
     inner = replace(config.inner, steps=inner_steps or config.inner.steps)
     inner = replace(inner, protect=config.inner.protect if protect is None else protect)
-    print(train_meta(replace(config, inner=inner)))
+    config = replace(config, inner=inner)
+    if not config.for_rules:
+        show.err.print(
+            f"nestmem: preset {preset!r} writes by {inner.step} steps, which no rule of nestmem takes: OUT will hold "
+            "learned.safetensors, and no banks.safetensors",
+            markup=False,
+            soft_wrap=True,
+        )
+    print(train_meta(config))
 
 
 training.command()(rl)

@@ -11,9 +11,13 @@ of all ("full"), without second derivatives ("first"), or by evolution strategie
 four are the same program with the same streams, loss and optimizer. Reference: parametric memory 7.8.
 
 The run's folder holds config.json, log.jsonl, last.pt (a run resumes exactly from it: streams are a function of seed
-and step), curves.png, learned.safetensors (everything learned) and banks.safetensors: the settings by which the rules
-of `nestmem.adapters` write. `nestmem.train.meta.load_trained(OUT)` puts them on the base they were made for; with
-`--copy-base` the base is copied to OUT/model with them, a model for every command's `--model`.
+and step), curves.png and learned.safetensors, everything learned: what `WriteLearner.load_state_dict` takes.
+
+A write of ridge steps (presets sessions and fit) leaves banks.safetensors too: the settings by which the rules of
+`nestmem.adapters` write. `nestmem.train.meta.load_trained(OUT)` puts them on the base they were made for; with
+`--copy-base` the base is copied to OUT/model with them, a model for every command's `--model`. The rules take ridge
+steps only. What was learned for sgd or adam steps (presets dynamic and perk) is no rate of theirs: such a run leaves no
+banks.safetensors, and its write is run by `nestmem.train.inner.live` alone.
 """
 
 from __future__ import annotations
@@ -143,6 +147,16 @@ class MetaConfig:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise InputError(f"dtype={self.dtype!r}: expected a torch dtype by name, such as 'float32'")
+        if self.copy_base and not self.for_rules:
+            raise InputError(
+                f"--copy-base with {self.inner.step} steps (preset {self.preset!r}): the rules take ridge steps only, so "
+                "there are no settings to put beside the base; leave it out, or use --preset sessions or fit"
+            )
+
+    @property
+    def for_rules(self) -> bool:
+        """Whether the rules of `nestmem.adapters` can write by what is learned: by rates of ridge steps."""
+        return self.inner.step == "ridge"
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -664,8 +678,13 @@ def _check_same(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
 
 
 def settings_of(bench: Bench, learner: WriteLearner) -> BankSettings:
-    """The learned write as the rules of `nestmem.adapters` take it: rates of the first step, with fixed-point limits."""
+    """The learned write as the rules of `nestmem.adapters` take it: rates of the first step, with fixed-point limits.
+
+    Raises `InputError` for sgd and adam steps, whose rates are no rates of a ridge step.
+    """
     config = bench.config
+    if not config.for_rules:
+        raise InputError(f"rates of {config.inner.step} steps are none of the rules', which take ridge steps")
     made = prepared(
         bench, "train", random.Random(f"{config.seed} limits"), users=config.users, sessions=config.sessions
     )
@@ -686,9 +705,13 @@ def settings_of(bench: Bench, learner: WriteLearner) -> BankSettings:
 
 
 def _save(bench: Bench, learner: WriteLearner) -> None:
-    """Write banks.safetensors and learned.safetensors, and the base beside them where asked for."""
+    """Write learned.safetensors; of ridge steps banks.safetensors too, and the base beside them where asked for."""
     config, banked = bench.config, bench.banked
     config.out.mkdir(parents=True, exist_ok=True)
+    learned = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
+    save_file(learned, config.out / "learned.safetensors")
+    if not config.for_rules:
+        return
     settings = settings_of(bench, learner)
     names = [site.name for site in banked.sites]
     tensors = {f"{n}.basis": basis.float().cpu() for n, basis in zip(names, banked.bases, strict=True)}
@@ -696,8 +719,6 @@ def _save(bench: Bench, learner: WriteLearner) -> None:
     for key in ("ridge", "rate", "key_limit", "error_limit", "protect"):
         tensors[key] = torch.tensor(getattr(settings, key))
     save_file({name: value.contiguous() for name, value in tensors.items()}, config.out / "banks.safetensors")
-    learned = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
-    save_file(learned, config.out / "learned.safetensors")
     if config.copy_base:
         folder = config.out / "model"
         if not (folder / "config.json").exists():
@@ -709,8 +730,16 @@ def _save(bench: Bench, learner: WriteLearner) -> None:
 def load_trained(
     out: Path, *, rule: str = "additive", device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> FastWeights:
-    """The base of the run in `out` with the settings it learned. Raises `InputError` when the run has none."""
+    """The base of the run in `out` with the settings it learned.
+
+    Raises `InputError` when the run has none: it is no run, or one of sgd or adam steps.
+    """
     own, header = out / "banks.safetensors", out / "config.json"
+    step = json.loads(header.read_text())["config"]["inner"]["step"] if header.exists() else "ridge"
+    if step != "ridge":
+        raise InputError(
+            f"{out} is a run of {step} steps, by which no rule writes; expected one of --preset sessions or fit"
+        )
     if not own.exists() or not header.exists():
         raise InputError(
             f"{out} is no folder of `nestmem train meta`: banks.safetensors or config.json is missing"

@@ -480,6 +480,41 @@ def test_what_was_learned_is_loaded_onto_its_base(tokenizer, tmp_path) -> None:
         load_trained(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "step"), [("perk", "adam"), ("dynamic", "sgd")])
+def test_what_no_rule_writes_by_is_not_given_out_as_settings(tokenizer, tmp_path, name, step) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(CONFIGS["qwen3"]).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    given = ["train", "meta", "--model", str(base), "--out", str(run), "--data", str(saved(tmp_path))]
+    given += [
+        "--preset",
+        name,
+        "--steps",
+        "1",
+        "--sessions",
+        "2",
+        "--users",
+        "2",
+        "--rank",
+        "6",
+        "--last",
+        "2",
+    ]
+    result = CliRunner().invoke(app, given, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert f"{step} steps" in result.stderr and "no banks.safetensors" in result.stderr
+    assert (run / "learned.safetensors").exists() and not (run / "banks.safetensors").exists()
+    with pytest.raises(InputError, match=f"a run of {step} steps"):
+        load_trained(run)
+    made = bench(tokenizer, tmp_path, name=name)
+    learner = learner_of(made)
+    with pytest.raises(InputError, match="none of the rules'"):
+        settings_of(made, learner)
+    with pytest.raises(InputError, match=f"--copy-base with {step} steps"):
+        preset(name, model=str(base), out=run, copy_base=True)
+
+
 def test_scores_are_those_of_the_same_people_every_time(tokenizer, tmp_path) -> None:
     made = bench(tokenizer, tmp_path)
     learner = learner_of(made)
