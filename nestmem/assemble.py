@@ -75,22 +75,22 @@ class LocalLearner:
         ]
 
     def erase(self, state: State, removed: list[StoredUpdate], remaining: list[StoredUpdate]) -> State:
-        return self.weights.rule_object.erase(state, _plain(removed), _plain(remaining))
+        return self.weights.erase(state, _plain(removed), _plain(remaining))
 
     def rebuild(self, updates: list[StoredUpdate]) -> State:
-        return self.weights.rule_object.rebuild(_plain(updates))
+        return self.weights.rebuild(_plain(updates))
 
     def promote(self, state: State, updates: list[StoredUpdate], to_level: Level) -> State:
-        return self.weights.rule_object.promote(state, _plain(updates), to_level)
+        return self.weights.promote(state, _plain(updates), to_level)
 
     def digest(self, state: State) -> str:
         return self.weights.rule_object.digest(state)
 
     def snapshot(self, state: State) -> bytes:
-        return self.weights.rule_object.snapshot(state)
+        return self.weights.snapshot(state)
 
     def adopt(self, data: bytes) -> None:
-        self.weights.rule_object.adopt(data)
+        self.weights.adopt(data)
 
     def exact(self, pairs: list[tuple[str, str]], states: Sequence[State | None]) -> list[tuple[bool, float]]:
         return self.weights.exact(pairs, list(states))

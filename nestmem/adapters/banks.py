@@ -83,7 +83,8 @@ class BankedModel:
 
     @torch.no_grad()
     def lower(self, ids_BT: Tensor) -> Lower:
-        """Run the model once without gradient and keep what the blocks with banks received."""
+        """Run the model once without gradient and keep what the blocks with banks received. As `using`, it is not
+        reentrant."""
         blocks = blocks_of(self.model)[self.sites[0].block :]
         seen: list[tuple[Tensor, dict[str, Any]]] = []
 
@@ -93,7 +94,8 @@ class BankedModel:
 
         handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
         try:
-            self.model(input_ids=ids_BT, use_cache=False)
+            with self.using(None):
+                self.model(input_ids=ids_BT, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()

@@ -108,6 +108,10 @@ class FastWeights:
             *(self.encode_pair(*pair) for pair in unrelated.CHATS),
             *(self._encode_text(text) for text in unrelated.PROSE),
         ]
+        self._held_out = [
+            *(self.encode_pair(*pair) for pair in unrelated.HELD_OUT_CHATS),
+            *(self._encode_text(text) for text in unrelated.HELD_OUT_PROSE),
+        ]
         self.rule_object: Rule = {
             "nested": lambda: NestedRule(self.banked, self.settings, protect=self._protection()),
             "additive": lambda: AdditiveRule(self.banked, self.settings),
@@ -128,6 +132,37 @@ class FastWeights:
         rows = [[[self.encode_pair(*pair) for pair in pairs] for pairs in memories] for memories in users]
         with self._lock:
             return self.rule_object.write(states, rows, level)
+
+    def erase(self, state: Any, removed: list[tuple[str, bytes]], remaining: list[tuple[str, bytes]]) -> Any:
+        """`Rule.erase`. The banks of older states are forgotten with what was in them."""
+        with self._lock:
+            self._cache.clear()
+            return self.rule_object.erase(state, removed, remaining)
+
+    def rebuild(self, updates: list[tuple[str, bytes]]) -> Any:
+        """`Rule.rebuild`."""
+        with self._lock:
+            return self.rule_object.rebuild(updates)
+
+    def promote(self, state: Any, moved: list[tuple[str, bytes]], level: str) -> Any:
+        """`Rule.promote`."""
+        with self._lock:
+            return self.rule_object.promote(state, moved, level)
+
+    def snapshot(self, state: Any) -> bytes:
+        """`Rule.snapshot`."""
+        with self._lock:
+            return self.rule_object.snapshot(state)
+
+    def adopt(self, data: bytes) -> None:
+        """`Rule.adopt`."""
+        with self._lock:
+            self.rule_object.adopt(data)
+
+    def discard(self) -> None:
+        """`Rule.discard`."""
+        with self._lock:
+            self.rule_object.discard()
 
     def encode_pair(self, question: str, answer: str) -> Row:
         """Tokens of a question and its answer as a chat; only the answer and the end of the turn are predicted.
@@ -183,7 +218,8 @@ class FastWeights:
 
     @torch.no_grad()
     def drift(self, state: Any) -> Drift:
-        """How far a state moves the model from its base: on the text of `unrelated`, and in its weights."""
+        """How far a state moves the model from its base: on text of `unrelated` that no write is
+        protected by, and in its weights."""
         banks = self.banks_of(state)
         finite = all(bool(torch.isfinite(bank).all()) for bank in banks)
         squares = sum(float(bank.double().square().sum()) for bank in banks)
@@ -192,8 +228,8 @@ class FastWeights:
         if not finite:
             return Drift(kl=math.inf, norm=norm, finite=False)
         divergence, tokens = 0.0, 0
-        for first in range(0, len(self._unrelated), READ):
-            ids_BT, weights_BT = self._padded(self._unrelated[first : first + READ])
+        for first in range(0, len(self._held_out), READ):
+            ids_BT, weights_BT = self._padded(self._held_out[first : first + READ])
             asked_BT = weights_BT[:, 1:] > 0
             with self._lock:
                 own = self.banked(None, input_ids=ids_BT, use_cache=False).logits[:, :-1][asked_BT]
@@ -399,12 +435,13 @@ class FastWeights:
     def banks_of(self, state: Any) -> list[Tensor]:
         """The banks (O, R) of a state, kept for the 64 states read last."""
         digest = self.rule_object.digest(state)
-        if digest not in self._cache:
-            self._cache[digest] = self.rule_object.banks(state)
-        self._cache.move_to_end(digest)
-        while len(self._cache) > 64:
-            self._cache.popitem(last=False)
-        return self._cache[digest]
+        with self._lock:
+            if digest not in self._cache:
+                self._cache[digest] = self.rule_object.banks(state)
+            self._cache.move_to_end(digest)
+            while len(self._cache) > 64:
+                self._cache.popitem(last=False)
+            return self._cache[digest]
 
     def _banks(self, states: list[Any]) -> list[Tensor] | None:
         """Banks (U, O, R) a site for a batch of one sample a user; None when nobody has any."""

@@ -5,10 +5,10 @@ the curvature; parametric memory 7.10a, D6), over all of the level's rows, start
 
     B <- B + step rate C(B) (C0 + S_below + S + ridge I)^-1        C(B) = -sum e(B) k^T,  S = sum k k^T
 
-`S_below` are the moments of what slower levels hold: directions that old memories use cost more to change. `C0` are
-those of unrelated text: they protect what the base does elsewhere. The step grows while the loss falls nearly as its
-slope promises and shrinks where it does not (Armijo's rule); the fit ends once the written tokens are known (`FLOOR`
-nats each) or after `PASSES` passes.
+S is taken where the fit starts. `S_below` are the moments of what slower levels hold: directions that old memories use
+cost more to change. `C0` are those of unrelated text: they protect what the base does elsewhere. The step grows while
+the loss falls as its slope promises, or nearly, and shrinks where it does not (Armijo's rule); the fit ends once the
+written tokens are known (`FLOOR` nats each) or after `PASSES` passes.
 
     B_slow   = fit(slow rows,   from 0)
     B_medium = fit(medium rows, from B_slow)
@@ -33,6 +33,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -100,11 +101,12 @@ def fit(
     done = 0
     while done < passes and loss > floor * written:
         change = _change(total, cross, settings, step)
+        # By the slope as C has it: with the token weights, which the loss is measured without.
         promised = sum(float((c * d).sum()) for c, d in zip(cross, change, strict=True))
         tried = [b + d for b, d in zip(banks, change, strict=True)]
         _, tried_cross, tried_loss, tried_scale = _sums(model, settings, batches, tried)
         done += 1
-        gain = (loss - tried_loss) / promised
+        gain = (loss - tried_loss) / promised if promised > 0 else 0.0
         if gain >= ENOUGH:
             banks, cross, loss, scale = tried, tried_cross, tried_loss, tried_scale
         step = min(step * GROW, LARGEST) if gain >= GOOD else step if gain >= ENOUGH else step * SHRINK
@@ -168,6 +170,13 @@ def _change(moments: list[Tensor], cross: list[Tensor], settings: BankSettings, 
     return [bank[0].to(settings.token[0].dtype) for bank in banks]
 
 
+class _Kept(NamedTuple):
+    """A fit in the cache, with the digests of the payloads in it."""
+
+    fit: Fit
+    holds: frozenset[str]
+
+
 @dataclass(frozen=True)
 class NestedState:
     """The payloads of each level, sorted, and the fits of the levels that hold something, slowest first."""
@@ -224,7 +233,9 @@ class NestedRule(Rule):
         self.passes, self.floor = passes, floor
         limits = [STEP, GROW, SHRINK, LARGEST, ENOUGH, GOOD, passes, floor, BATCH, replay, self.held]
         self.options = json.dumps([limits, hash_tensors(self.protect or [])])
-        self._fits: OrderedDict[str, Fit] = OrderedDict()
+        own = settings.digest() + hash_tensors(model.bases)
+        self._about = hashlib.sha256(f"{self.options}{own}".encode()).hexdigest()
+        self._fits: OrderedDict[str, _Kept] = OrderedDict()
 
     def empty(self) -> NestedState:
         return NestedState()
@@ -253,6 +264,9 @@ class NestedRule(Rule):
                     f"cannot take back an update that level {level!r} does not hold; rebuild the weights"
                 )
             parts.remove(place)
+        gone = {_sha(payload) for _, payload in removed}
+        for key in [key for key, kept in self._fits.items() if kept.holds & gone]:
+            del self._fits[key]
         return self._fitted(parts, state.offset)
 
     def rebuild(self, updates: list[tuple[str, bytes]]) -> NestedState:
@@ -278,9 +292,10 @@ class NestedRule(Rule):
         tensors: dict[str, Tensor] = {}
         about: dict[str, str] = {}
         for level, made in state.fits.items():
-            about[level] = json.dumps(
-                [made.passes, made.loss, made.scale, made.rows, self._key(level, state.levels)]
-            )
+            numbers = [made.passes, made.loss, made.scale, made.rows]
+            holds = sorted(self._holds(level, state.levels))
+            digest = hash_tensors([*made.banks, *made.moments])
+            about[level] = json.dumps([numbers, self._key(level, state.levels), holds, digest])
             for s, (bank, moment) in enumerate(zip(made.banks, made.moments, strict=True)):
                 tensors[f"{level}.{s}.bank"], tensors[f"{level}.{s}.moments"] = bank, moment
         return save_tensors(tensors, metadata=about) if tensors else b""
@@ -291,18 +306,23 @@ class NestedRule(Rule):
             return
         try:
             tensors = load_tensors(data)
-        except SafetensorError as error:
+            size = int.from_bytes(data[:8], "little")
+            for level, text in json.loads(data[8 : 8 + size])["__metadata__"].items():
+                numbers, key, holds, digest = json.loads(text)
+                sites = range(len(self.model.sites))
+                banks = tuple(tensors[f"{level}.{s}.bank"].clone() for s in sites)
+                moments = tuple(tensors[f"{level}.{s}.moments"].clone() for s in sites)
+                if hash_tensors([*banks, *moments]) != digest:
+                    raise ValueError("its numbers do not add up to their digest")
+                passes, loss, scale, rows = numbers
+                self._keep(key, Fit(banks, moments, passes, loss, tuple(scale), rows), frozenset(holds))
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ModelError(
                 f"a snapshot of fitted weights is damaged: {error}; it can be deleted"
             ) from error
-        size = int.from_bytes(data[:8], "little")
-        about = json.loads(data[8 : 8 + size])["__metadata__"]
-        for level, text in about.items():
-            passes, loss, scale, rows, key = json.loads(text)
-            sites = range(len(self.model.sites))
-            banks = tuple(tensors[f"{level}.{s}.bank"].clone() for s in sites)
-            moments = tuple(tensors[f"{level}.{s}.moments"].clone() for s in sites)
-            self._keep(key, Fit(banks, moments, passes, loss, tuple(scale), rows))
+
+    def discard(self) -> None:
+        self._fits.clear()
 
     def _level(self, level: str) -> str:
         """The level itself, or the next slower one that is held."""
@@ -334,27 +354,36 @@ class NestedRule(Rule):
                     passes=self.passes,
                     floor=self.floor,
                 )
-                self._keep(key, made)
+                self._keep(key, made, self._holds(level, levels))
             self._fits.move_to_end(key)
-            fits[level] = below = self._fits[key]
+            fits[level] = below = self._fits[key].fit
             slower += levels[level]
         return NestedState(levels, fits, offset)
 
+    def _holds(self, level: str, levels: dict[str, tuple[bytes, ...]]) -> frozenset[str]:
+        """Digests of the payloads that a fit of a level knows: its own and those of the slower levels."""
+        slower = LEVELS[LEVELS.index(level) :]
+        return frozenset(_sha(payload) for name in slower for payload in levels.get(name, ()))
+
     def _key(self, level: str, levels: dict[str, tuple[bytes, ...]]) -> str:
-        """What a fit depends on: the sets of its level and of those below. The model and the settings are the rule's."""
+        """What a fit depends on: settings, bases, and the sets of its level and of those below."""
         place = LEVELS.index(level)
         sets = [(name, levels[name]) for name in LEVELS[place:] if name in levels]
-        digest = hashlib.sha256(self.options.encode())
+        digest = hashlib.sha256(self._about.encode())
         for name, payloads in sets:
             digest.update(f"{name}{len(payloads)}".encode())
             for payload in payloads:
                 digest.update(hashlib.sha256(payload).digest())
         return digest.hexdigest()
 
-    def _keep(self, key: str, made: Fit) -> None:
-        self._fits[key] = made
+    def _keep(self, key: str, made: Fit, holds: frozenset[str]) -> None:
+        self._fits[key] = _Kept(made, holds)
         while len(self._fits) > KEPT:
             self._fits.popitem(last=False)
+
+
+def _sha(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
 
 
 def _parts(state: NestedState) -> list[tuple[str, bytes]]:

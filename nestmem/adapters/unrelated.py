@@ -1,7 +1,7 @@
 """Text that has nothing to do with any user: what the base does here must not change when it remembers something.
 
 Written for this project. `CHATS` are questions of general knowledge and small talk with plain answers, `PROSE` is
-running text. Their keys protect the base (C0 of `nested`), and the guard measures KL to the base on them.
+running text. The keys of these protect the base (C0 of `nested`); on the HELD_OUT ones the guard measures KL to it.
 """
 
 from __future__ import annotations
@@ -45,4 +45,37 @@ PROSE: tuple[str, ...] = (
     "wing its shape in the air.",
     "She closed the book, put out the lamp and listened. The house was quiet except for the clock and the slow drip of "
     "the tap in the kitchen, which he had promised to mend.",
+)
+
+HELD_OUT_CHATS: tuple[tuple[str, str], ...] = (
+    ("What is the largest ocean?", "The Pacific"),
+    ("How many legs does a spider have?", "Eight"),
+    ("Who discovered penicillin?", "Alexander Fleming"),
+    ("What is twelve minus five?", "7"),
+    ("Which metal is liquid at room temperature?", "Mercury"),
+    (
+        "Can you tell me why leaves turn red in autumn?",
+        "The green fades and other colours in the leaf are seen.",
+    ),
+    ("How do you say 'thank you' in French?", "Merci"),
+    ("What is a synonym of quick?", "Fast"),
+    ("Give me a tip for sleeping well.", "Go to bed at the same time every evening."),
+    ("Who wrote the play Macbeth?", "William Shakespeare"),
+    ("What do cows eat?", "Grass"),
+    ("Good evening!", "Good evening! How can I help you?"),
+)
+
+HELD_OUT_PROSE: tuple[str, ...] = (
+    "The lighthouse keeper climbed the stairs every evening with a can of oil. From the gallery he could see three "
+    "islands, and on clear nights the lamps of the town across the strait.",
+    "Bread needs flour, water, salt and yeast. The dough is kneaded until it is smooth, left to rise in a warm place, "
+    "and baked in a hot oven until the crust is brown.",
+    "A committee of engineers looked at the dam after the flood. It found two cracks near the top, none of them deep, "
+    "and advised to lower the water by a metre before the winter.",
+    "Owls hunt at night. Their eyes are large, their ears stand at different heights, and the edges of their feathers "
+    "are so soft that a mouse does not hear them come.",
+    "The train stopped in the middle of the fields. Nobody knew why. After a quarter of an hour a man in a blue coat "
+    "walked along the track with a lantern, looked under the third carriage, and waved.",
+    "Glass is made of sand, soda and lime. It is melted, shaped while it is soft, and cooled slowly, since glass that "
+    "cools too fast breaks.",
 )

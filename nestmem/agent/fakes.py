@@ -86,6 +86,9 @@ class EchoLearner:
         if data:
             raise ModelError(f"a snapshot of {len(data)} bytes is damaged; it can be deleted")
 
+    def discard(self) -> None:
+        """Nothing is cached."""
+
     def exact(self, pairs: list[Pair], states: Sequence[State | None]) -> list[tuple[bool, float]]:
         """Whether the answer is exactly this one; log-probability 0 if so, else -5."""
         chats = [[{"role": "user", "content": question}] for question, _ in pairs]

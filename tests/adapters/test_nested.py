@@ -1,6 +1,7 @@
 """The default write: each level is a fit on top of the slower ones, a function of the sets of memories alone."""
 
 import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -270,3 +271,41 @@ def test_weights_apply_where_something_was_written(weights: FastWeights, payload
     assert weights.applies(chats, law.empty()) == [0.0]
     (there,) = weights.applies(chats, law.rebuild([("fast", payloads[0])]))
     assert there == pytest.approx(1.0, rel=1e-3)
+
+
+def test_one_model_serves_many_threads(weights: FastWeights, payloads: list[bytes]) -> None:
+    """While one thread answers, another fits: nobody is refused, and nobody gets anything of the other's."""
+    weights.discard()
+    state = weights.rebuild([("fast", p) for p in payloads])
+    wanted = weights.rule_object.digest(state)
+    chats = [[{"role": "user", "content": question}] for question, _ in TOLD]
+    alone = weights.generate(chats, [state] * len(chats))
+    digests: list[str] = []
+
+    def fitting() -> None:
+        for _ in range(6):
+            weights.discard()
+            digests.append(weights.rule_object.digest(weights.rebuild([("fast", p) for p in payloads])))
+
+    thread = threading.Thread(target=fitting)
+    thread.start()
+    while thread.is_alive():
+        assert weights.generate(chats, [state] * len(chats)) == alone
+    thread.join()
+    assert digests == [wanted] * 6
+
+
+def test_what_is_taken_back_leaves_the_cache(weights: FastWeights, payloads: list[bytes]) -> None:
+    parts = [("slow", p) for p in payloads[:3]]
+    state = weights.rebuild(parts)
+    weights.banks_of(state)
+    weights.erase(state, parts[:1], parts[1:])
+    assert not any(nested._sha(payloads[0]) in kept.holds for kept in weights.rule_object._fits.values())
+    assert weights.rule_object.digest(state) not in weights._cache
+
+
+def test_a_snapshot_with_other_numbers_is_not_believed(weights: FastWeights, payloads: list[bytes]) -> None:
+    data = bytearray(weights.rule_object.snapshot(weights.rebuild([("slow", payloads[0])])))
+    data[-5] ^= 64
+    with pytest.raises(ModelError, match="do not add up"):
+        weights.adopt(bytes(data))
