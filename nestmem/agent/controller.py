@@ -21,8 +21,8 @@ from typing import Any
 
 from nestmem.agent import answering, chains, extract, prompts, selectors, speech, transfer
 from nestmem.agent.chains import Clocks
-from nestmem.agent.guard import TRUSTED, GuardSettings
-from nestmem.agent.live import Live
+from nestmem.agent.guard import TRUSTED, GuardSettings, commands
+from nestmem.agent.live import Live, asked_about
 from nestmem.agent.messages import Message, check_messages, parse_time
 from nestmem.agent.recall import Context
 from nestmem.agent.recall import recall as recall_text
@@ -78,7 +78,9 @@ class _Lesson:
     forgets: list[tuple[str, str]] = field(default_factory=list)
     links: list[chains.Link] = field(default_factory=list)
     active: list[MemoryRecord] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     skipped: int = 0
+    commands: list[str] = field(default_factory=list)
     waiting: int = 0
 
 
@@ -245,7 +247,7 @@ class Memory:
         if arm in ("text", "both"):
             context = self.recall(question, where, budget_tokens=budget)
             lines, sources = answering.quotable(context, hidden)
-        told = self.ledger.memories(where.owner)
+        holding = told = self.ledger.memories(where.owner)
         if where.session is not None:
             inside = {e.id for e in self.ledger.events(where)}
             told = [m for m in told if m.event_id in inside]
@@ -259,7 +261,7 @@ class Memory:
         events = list(dict.fromkeys([m.event_id for m in used]))
         if not events and spoken.spoke in ("text", "both"):
             events = answering.quoted(spoken.text, sources)
-        self._note_answer(where.owner, question, spoken, version, used, reader)
+        self._note_answer(where.owner, question, spoken, version, used, holding, reader)
         return Answer(
             text=spoken.text,
             spoke=spoken.spoke,
@@ -280,11 +282,15 @@ class Memory:
         spoken: answering.Spoken,
         version: WeightVersion | None,
         used: Sequence[MemoryRecord],
+        holding: Sequence[MemoryRecord],
         reader: answering.Reader,
     ) -> None:
         """Counts what was used, and on a share of the turns compares with an answer without weights."""
         if version is not None and spoken.spoke == "weights":
-            self._live.answered(owner, version.id, [m.id for m in used])
+            key, right = asked_about(question, spoken.text, holding)
+            self._live.answered(owner, version.id, key, spoken.text, right=right)
+        else:
+            self._live.answered_otherwise(owner)
         if self.ledger.read_only:
             return
         without = None
@@ -428,10 +434,13 @@ class Memory:
         return (changes, head.id if head else None, *((w.id, w.attempts) for w in self.ledger.pending(owner)))
 
     def _read_event(self, lesson: _Lesson, work: Work, event: Event, held: dict[str, MemoryRecord]) -> None:
-        if event.role != "user" or event.source not in TRUSTED:
+        if event.role != "user" or event.source not in TRUSTED or commands(event.content):
             lesson.skipped += 1
+            if event.role == "user" and event.source in TRUSTED:
+                lesson.commands.append(event.id)
             lesson.done.append(work.id)
             return
+        lesson.said.append(event.content)
         speaker = event.name if event.meta.get("group") else None
         found = extract.extract(event.content, speaker=speaker, known=_known(held.values()))
         lesson.forgets += [(event.id, request.what) for request in found.forgets]
@@ -548,6 +557,11 @@ class Memory:
             for link in lesson.links:
                 self.ledger.supersede(owner, link.old, link.new, link.at, link.believed_to)
             self.ledger.done(lesson.done)
+            if lesson.commands and self._book:
+                gate = {"gate": "instruction", "passed": False}
+                self._book.report(
+                    owner, None, "write", "refused", {"gates": [gate], "events": lesson.commands}
+                )
             for work_id, error in lesson.errors.items():
                 self.ledger.failed(work_id, error)
             if change is not None and change.changes and self._book:
@@ -556,7 +570,8 @@ class Memory:
                 self._book.note(owner, change)
         if version is not None and change is not None and self._book:
             self._book.committed(owner, version, change.state)
-        corrected = self._live.superseded(owner, [link.old for link in lesson.links])
+        values = [(record.key, record.answer) for record in lesson.records if record.answer]
+        corrected = self._live.told(owner, values, lesson.said)
         rolled_back = self._roll_back(owner) if corrected else None
         return self._report(lesson, change, rolled_back or version)
 
@@ -707,6 +722,7 @@ class Memory:
             receipt = self._receipt(owner, selector, plan.event_ids, removed, head, version or head, change)
             self.ledger.add_receipt(owner, receipt)
         self._drafts = {}
+        self._live.clear(owner)
         if self._book is not None:
             self._book.drop(owner)
         if book is not None and version is not None and change is not None:
