@@ -3,8 +3,9 @@
 One outer step: U people tell j sessions (j drawn anew), each written into banks by the inner loop (`inner`); then they
 are asked, with no context. Outer loss, in nats:
 
-    L = NLL(answers whose evidence is in the last session) + mu NLL(older answers) + omega NLL("I don't know." where
-        nothing was told) + nu KL(base || banks) per token of unrelated text + chi NLL(raw text of the next session)
+    L = NLL(answers whose evidence is in the last session) + mu NLL(older answers) + NLL(answers of which a file does not
+        say where their evidence is) + omega NLL("I don't know." where nothing was told)
+        + nu KL(base || banks) per token of unrelated text + chi NLL(raw text of the next session)
 
 Its derivative reaches the write's own numbers (`WriteLearner`) through the writes: of the last `keep` ("truncated"),
 of all ("full"), without second derivatives ("first"), or by evolution strategies over the scalars alone ("es"). All
@@ -389,8 +390,9 @@ def outcome(
     real = batch.real.to(nats_B.device)
     age = batch.age.to(nats_B.device)
     groups = {
-        "new": (told & (age <= 0), 1.0),
+        "new": (told & (age == 0), 1.0),
         "old": (told & (age > 0), config.old),
+        "undated": (told & (age < 0), 1.0),
         "unknown": (real & ~told, config.unknown),
     }
     terms: dict[str, float] = {}
@@ -461,6 +463,8 @@ def scores(bench: Bench, learner: WriteLearner, split: Split, *, sessions: int, 
         chosen = told & (age >= low) & (age <= high)
         if bool(chosen.any()):
             found[f"age {low}" if low == high else f"age {low}-{high}"] = _share(right[chosen])
+    if bool((told & (age < 0)).any()):
+        found["age unknown"] = _share(right[told & (age < 0)])
     return found
 
 

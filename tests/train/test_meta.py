@@ -32,6 +32,7 @@ from nestmem.train.inner import InnerConfig, Order, WriteLearner, live, prepare,
 from nestmem.train.meta import (
     Bench,
     MetaConfig,
+    answers,
     bench_of,
     learner_of,
     load_trained,
@@ -478,6 +479,28 @@ def test_what_was_learned_is_loaded_onto_its_base(tokenizer, tmp_path) -> None:
     assert load_fast_weights(tmp_path / "run" / "model").settings.rate == beside.rate
     with pytest.raises(InputError, match="no folder of `nestmem train meta`"):
         load_trained(tmp_path)
+
+
+def test_answers_of_unknown_evidence_are_a_group_of_their_own(tokenizer, tmp_path) -> None:
+    def undated(stream: Stream, *places: int) -> Stream:
+        questions = list(stream.questions)
+        for place in places:
+            questions[place] = dataclasses.replace(questions[place], evidence=None)
+        return dataclasses.replace(stream, questions=tuple(questions))
+
+    people = [life(f"person {n}", n) for n in range(8)]
+    made = bench(tokenizer, tmp_path, ask=9, source=Streams([undated(one, 0, 4) for one in people]))
+    learner = learner_of(made)
+    batch = prepared(made, "train", random.Random(0), users=2, sessions=4)
+    ages = batch.batch.age
+    assert sorted(ages.tolist()) == [-1, -1, -1, -1, 1, 1, 2, 2, 3, 3]
+    seen = outcome(made, learner, batch, order="none")
+    assert set(seen.terms) == {"old", "undated", "kl"}
+    nats, _ = answers(made.banked, seen.banks, batch.ask)
+    assert seen.terms["undated"] == pytest.approx(float(nats[ages < 0].mean()))
+    assert seen.loss.item() == pytest.approx(sum(seen.terms.values()))
+    found = scores(made, learner, "people", sessions=4, users=2)
+    assert "age unknown" in found and "age 0" not in found
 
 
 @pytest.mark.parametrize(("name", "step"), [("perk", "adam"), ("dynamic", "sgd")])
