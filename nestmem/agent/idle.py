@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 
 from nestmem.agent.controller import Memory
-from nestmem.agent.sleep import SleepReport
-from nestmem.errors import InputError, NestmemError, SleepBusy
+from nestmem.agent.sleep import SleepReport, described
+from nestmem.errors import InputError, SleepBusy
 from nestmem.store.records import Scope
 
 
@@ -17,7 +17,8 @@ class IdleSleeper:
     `after_seconds`. A turn that comes meanwhile is answered as ever; the next user's sleep then waits again.
 
     `reports`: the last report of each user. `errors`: the last failure of each; `Memory.status` shows it too. A failed
-    sleep is tried again after the next quiet time. Use it as a context manager, or `start` and `stop` it.
+    sleep is tried again after the next quiet time, whatever it failed of. `error`: the last failure that was no one
+    user's. Use it as a context manager, or `start` and `stop` it.
     """
 
     def __init__(self, memory: Memory, *, after_seconds: float, check_seconds: float = 1.0) -> None:
@@ -30,6 +31,7 @@ class IdleSleeper:
         self.check_seconds = min(check_seconds, after_seconds)
         self.reports: dict[Scope, SleepReport] = {}
         self.errors: dict[Scope, str] = {}
+        self.error: str | None = None
         self._slept_at = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -69,18 +71,28 @@ class IdleSleeper:
         for owner in self.memory.ledger.scopes():
             if self._stopping.is_set() or self.memory.touched > began:
                 return
-            if not self.memory.sleeper.due(owner):
-                continue
             try:
+                if not self.memory.sleeper.due(owner):
+                    continue
                 self.reports[owner] = self.memory.sleep(owner)
                 self.errors.pop(owner, None)
             except SleepBusy:
                 continue
-            except NestmemError as error:
-                self.errors[owner] = str(error)
+            except Exception as error:  # noqa: BLE001
+                # Nobody waits for this thread: what it raised would be lost, and no user would sleep any more. A model
+                # may raise anything (out of memory, a broken kernel), so one user's failure is noted and the next
+                # user sleeps.
+                self.errors[owner] = self.memory.sleeper.failed(owner, error)
         self._slept_at = began
 
     def _work(self) -> None:
         while not self._stopping.wait(self.check_seconds):
-            if self.quiet():
+            if not self.quiet():
+                continue
+            try:
                 self.sleep_all()
+                self.error = None
+            except Exception as error:  # noqa: BLE001
+                # The outermost loop of the thread, for what is not one user's sleep (the ledger cannot be read just
+                # now): noted, and tried again after the next check, for the same reason.
+                self.error = described(error)

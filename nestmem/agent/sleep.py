@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nestmem.agent import guard, strength
 from nestmem.agent.guard import Gate
 from nestmem.agent.weights import Change, Lesson, Wanted, WeightBook, probes_of
-from nestmem.errors import InputError, LedgerError, NestmemError
+from nestmem.errors import InputError, LedgerError, NestmemError, SleepBusy
 from nestmem.store import Ledger
 from nestmem.store.records import MemoryRecord, Scope, SleepRun, WeightVersion
 
@@ -94,14 +95,16 @@ class _Night:
 
 
 class Sleeper:
-    """Sleeps for the users of a `Memory`, one at a time. `lease`: how long a stage may take before another sleeper
-    may take a sleep over. `errors`: the last failure of each user whose last sleep failed."""
+    """Sleeps for the users of a `Memory`, once at a time for each. `lease`: how long a stage may take before another
+    sleeper may take a sleep over. `errors`: the last failure of each user whose last sleep failed."""
 
     def __init__(self, memory: Memory, id: str, *, lease: timedelta = LEASE) -> None:
         self.memory = memory
         self.name = f"process {os.getpid()} ({id})"
         self.lease = lease
         self.errors: dict[Scope, str] = {}
+        self._asleep: set[Scope] = set()
+        self._guards_asleep = threading.Lock()
 
     def due(self, owner: Scope) -> bool:
         """Whether something was said since the last sleep, or one was interrupted."""
@@ -114,23 +117,51 @@ class Sleeper:
     def sleep(
         self, owner: Scope, *, now: datetime | None = None, on_stage: Callable[[str], None] | None = None
     ) -> SleepReport:
-        """Sleeps for one user. `now` stands in for the clock; `on_stage` is told each stage as it begins."""
+        """Sleeps for one user. `now` stands in for the clock; `on_stage` is told each stage as it begins. SleepBusy
+        when another thread, or another process, sleeps for this user."""
         memory, started = self.memory, time.perf_counter()
         book = memory.weights
         if book is None:
             raise InputError(
                 "sleep needs the model whose weights learn; open the memory with a model (model='mini')"
             )
-        if not self.due(owner):
-            return SleepReport(outcome="nothing", cursor=memory.ledger.sleep_cursor(owner))
-        night = _Sleep(memory, book, owner, lambda: now or memory.now(), self.lease, on_stage)
-        try:
-            report = night.run(self.name)
-        except NestmemError as error:
-            self.errors[owner] = str(error)
-            raise
-        self.errors.pop(owner, None)
+        with self._alone(owner):
+            if not self.due(owner):
+                return SleepReport(outcome="nothing", cursor=memory.ledger.sleep_cursor(owner))
+            night = _Sleep(memory, book, owner, lambda: now or memory.now(), self.lease, on_stage)
+            try:
+                report = night.run(self.name)
+            except NestmemError as error:
+                self.failed(owner, error)
+                raise
+            self.errors.pop(owner, None)
         return replace(report, ms=(time.perf_counter() - started) * 1000)
+
+    def failed(self, owner: Scope, error: Exception) -> str:
+        """Notes why the last sleep of a user failed; returns the note."""
+        self.errors[owner] = described(error)
+        return self.errors[owner]
+
+    @contextmanager
+    def _alone(self, owner: Scope) -> Iterator[None]:
+        """The ledger keeps other sleepers out; to it, two threads of this one are the same sleeper."""
+        with self._guards_asleep:
+            if owner in self._asleep:
+                raise SleepBusy(
+                    f"user {owner.user!r} is already asleep in another thread of this process; wait until that "
+                    "sleep has ended"
+                )
+            self._asleep.add(owner)
+        try:
+            yield
+        finally:
+            with self._guards_asleep:
+                self._asleep.discard(owner)
+
+
+def described(error: Exception) -> str:
+    """The message of an error, after its kind where it is none of nestmem's own."""
+    return str(error) if isinstance(error, NestmemError) else f"{type(error).__name__}: {error}"
 
 
 class _Sleep:

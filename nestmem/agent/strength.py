@@ -13,8 +13,8 @@ ICCM, his k = 1). With t days since the last of n presentations and L days since
 
     B = ln( t^-1/2 + (n - 1) * 2 / (L^1/2 + t^1/2) )      nats; a presentation one day ago alone gives 0
 
-Nothing here ever removes a memory. Strength only orders: `order` says what is replayed first and what leaves the
-weights first (the other end), and `nearness` is what recall multiplies into its ranking.
+Nothing here ever removes a memory. Strength only orders: the end of `order` leaves the weights first when a sleep
+finds no room for all, and `nearness` is what recall multiplies into its ranking.
 """
 
 import math
@@ -69,7 +69,7 @@ def strengths(memories: Iterable[MemoryRecord], uses: Mapping[str, Use], now: da
 
 
 def order(memories: Iterable[MemoryRecord], uses: Mapping[str, Use], now: datetime) -> list[str]:
-    """Ids of the memories, the strongest first: what is replayed first, and leaves the weights last.
+    """Ids of the memories, the strongest first: what leaves the weights last.
 
     Of two as strong, the one that was told later comes first, then the one with the greater id.
     """

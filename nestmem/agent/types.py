@@ -130,6 +130,10 @@ class Learner(Protocol):
         """Takes what `snapshot` wrote. Changes no result. Raises ModelError when it is damaged."""
         ...
 
+    def discard(self) -> None:
+        """Forgets cached work; the next rebuild does it again."""
+        ...
+
     def exact(self, pairs: list[tuple[str, str]], states: Sequence[State | None]) -> list[tuple[bool, float]]:
         """Per (question, answer) under its state (None: the base model): is the greedy answer exactly this one, and
         the mean log-probability (nats per token, at most 0) of its tokens."""

@@ -8,6 +8,7 @@ passes the gates of `guard`; what fails one stays text.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -152,6 +153,7 @@ class WeightBook:
         self._clock = clock
         self._new_id = new_id
         self._cache: dict[tuple[Scope, str, str], State] = {}
+        self._guards_cache = threading.Lock()
         self._refused_naps: dict[Scope, set[str]] = {}
 
     # Reading.
@@ -182,23 +184,40 @@ class WeightBook:
 
     def _of_version(self, scope: Scope, version: WeightVersion) -> State:
         place = (scope.owner, version.id, version.digest)
-        if place not in self._cache:
-            self._adopt(scope, version)
-            state = self.learner.rebuild(self._parts(scope, version.update_ids))
-            if version.digest and self.learner.additive and self.learner.digest(state) != version.digest:
-                raise LedgerCorrupt(
-                    f"weight version {version.id} of user {scope.user!r} does not add up to its digest "
-                    f"{version.digest[:12]}; restore a backup of the file, or an older version with restore()"
-                )
-            self._remember(scope, version, state)
-        return self._cache[place]
+        with self._guards_cache:
+            if place in self._cache:
+                return self._cache[place]
+        state = self._rebuilt(scope, version)
+        self._remember(scope, version, state)
+        return state
 
-    def _adopt(self, scope: Scope, version: WeightVersion) -> None:
-        """Hands the learner what was saved of a version. It only saves time: a damaged one is done without."""
+    def _rebuilt(self, scope: Scope, version: WeightVersion) -> State:
+        """What the updates of a version come to, by way of what was saved of it when that leads to its digest."""
+        parts = self._parts(scope, version.update_ids)
+        adopted = self._adopt(scope, version)
+        state = self.learner.rebuild(parts)
+        if not version.digest or self.learner.digest(state) == version.digest:
+            return state
+        if adopted:
+            self.learner.discard()
+            state = self.learner.rebuild(parts)
+        if self.learner.additive and self.learner.digest(state) != version.digest:
+            raise LedgerCorrupt(
+                f"weight version {version.id} of user {scope.user!r} does not add up to its digest "
+                f"{version.digest[:12]}; restore a backup of the file, or an older version with restore()"
+            )
+        return state
+
+    def _adopt(self, scope: Scope, version: WeightVersion) -> bool:
+        """Hands the learner what was saved of a version; returns whether it took it. It only saves time: a damaged one
+        is done without."""
         data = None if self.learner.additive else self.ledger.snapshot(scope, version.digest)
-        if data:
-            with suppress(ModelError):
-                self.learner.adopt(data)
+        if not data:
+            return False
+        with suppress(ModelError):
+            self.learner.adopt(data)
+            return True
+        return False
 
     def _parts(self, scope: Scope, update_ids: Iterable[str]) -> list[StoredUpdate]:
         wanted = list(update_ids)
@@ -212,15 +231,19 @@ class WeightBook:
 
     def _remember(self, scope: Scope, version: WeightVersion, state: State) -> None:
         """One state per user is kept: that of the head."""
-        for place in [p for p in self._cache if p[0] == scope.owner]:
-            del self._cache[place]
-        self._cache[(scope.owner, version.id, version.digest)] = state
+        with self._guards_cache:
+            self._forget_states(scope)
+            self._cache[(scope.owner, version.id, version.digest)] = state
 
     def drop(self, scope: Scope) -> None:
         """Forgets what is cached of a user."""
         self._refused_naps.pop(scope.owner, None)
+        with self._guards_cache:
+            self._forget_states(scope)
+
+    def _forget_states(self, scope: Scope) -> None:
         for place in [p for p in self._cache if p[0] == scope.owner]:
-            del self._cache[place]
+            self._cache.pop(place, None)
 
     # Planning.
 

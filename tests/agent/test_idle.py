@@ -86,6 +86,44 @@ def test_what_goes_wrong_is_seen_in_the_status(monkeypatch):
     assert memory.status("ada")["sleep_error"] is None
 
 
+def test_whatever_a_model_raises_the_others_sleep_and_the_thread_lives(monkeypatch):
+    memory = new_memory()
+    for user in ("ada", "bob"):
+        memory.observe("I live in Leeds.", user)
+    sleep = memory.sleep
+
+    def out_of_memory(owner):
+        if owner.user == "ada":
+            raise RuntimeError("CUDA out of memory")
+        return sleep(owner)
+
+    monkeypatch.setattr(memory, "sleep", out_of_memory)
+    with IdleSleeper(memory, after_seconds=0.02) as idle:
+        assert until(lambda: bool(idle.errors) and bool(idle.reports))
+        assert idle.errors == {Scope(user="ada"): "RuntimeError: CUDA out of memory"}
+        assert "out of memory" in memory.status("ada")["sleep_error"]
+        monkeypatch.undo()
+        memory.observe("My dog is called Biscuit.", "ada")
+        assert until(lambda: Scope(user="ada") in idle.reports)
+        assert idle.errors == {}
+
+
+def test_what_is_no_users_failure_is_noted_and_tried_again(monkeypatch):
+    memory = new_memory()
+    memory.observe("I live in Leeds.", "ada")
+
+    def broken():
+        raise RuntimeError("no users just now")
+
+    monkeypatch.setattr(memory.ledger, "scopes", broken)
+    with IdleSleeper(memory, after_seconds=0.02) as idle:
+        assert until(lambda: idle.error is not None)
+        assert idle.error == "RuntimeError: no users just now"
+        monkeypatch.undo()
+        assert until(lambda: bool(idle.reports))
+        assert until(lambda: idle.error is None)
+
+
 def test_bad_use_is_named():
     memory = new_memory()
     with pytest.raises(InputError, match="after_seconds"):

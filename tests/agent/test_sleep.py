@@ -1,9 +1,11 @@
 """Sleep: what it moves, that forgetting stays exact, that it can be interrupted anywhere, and what its guard refuses."""
 
+import ast
 import hashlib
 import json
 import math
-from dataclasses import replace
+import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -416,6 +418,30 @@ def test_two_sleepers_on_one_user(tmp_path):
     assert len([v for v in one.versions("ada") if v.reason == "slept"]) == 1
 
 
+def test_two_threads_of_one_memory_on_one_user():
+    memory = new_memory()
+    tell(memory, FACTS)
+    memory.observe("I live in Leeds.", "bob")
+    inside, go_on = threading.Event(), threading.Event()
+    reports = []
+
+    def wait(stage: str) -> None:
+        if stage == "guard":
+            inside.set()
+            assert go_on.wait(10)
+
+    thread = threading.Thread(target=lambda: reports.append(memory.sleep("ada", on_stage=wait)))
+    thread.start()
+    assert inside.wait(10)
+    with pytest.raises(SleepBusy, match="another thread"):
+        memory.sleep("ada")
+    go_on.set()
+    thread.join()
+    assert [(r.outcome, r.resumed) for r in reports] == [("committed", False)]
+    assert memory.sleep("ada").outcome == "nothing"
+    assert memory.sleep("bob").outcome == "committed"
+
+
 def test_a_sleeper_that_was_presumed_dead_can_write_nothing(tmp_path):
     path = tmp_path / "m.db"
     one, two = new_memory(path=path), new_memory(path=path)
@@ -572,6 +598,83 @@ def test_the_weakest_memories_are_left_out_when_there_is_no_room_for_all():
     assert memory.ledger.kept_out(ADA) == {}
 
 
+class Misled(SetLearner):
+    """Takes a snapshot at its word: what it adopted is what it rebuilds, until it discards it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adopted: bytes | None = None
+        self.discards = 0
+
+    def snapshot(self, state) -> bytes:
+        return repr(state).encode()
+
+    def adopt(self, data: bytes) -> None:
+        self.adopted = data
+
+    def discard(self) -> None:
+        self.adopted = None
+        self.discards += 1
+
+    def rebuild(self, updates):
+        return ast.literal_eval(self.adopted.decode()) if self.adopted else super().rebuild(updates)
+
+
+@pytest.mark.parametrize(("damaged", "discards"), [(False, 0), (True, 1)])
+def test_a_snapshot_that_does_not_lead_to_the_digest_is_done_without(tmp_path, damaged, discards):
+    path = tmp_path / "m.db"
+    memory = new_memory(Misled(), path=path)
+    tell(memory, FACTS)
+    head = memory.ledger.head(ADA)
+    assert head is not None
+    if damaged:
+        wrong = repr((("fast", json.dumps(["set", [["Where do I live?", "Paris"]]]).encode()),)).encode()
+        memory.ledger.put_snapshot(ADA, head.digest, wrong)
+    memory.close()
+    learner = Misled()
+    with new_memory(learner, path=path) as memory:
+        assert digest(memory) == head.digest
+        assert memory.answer("Where do I live?", "ada", arm="weights").text == "Leeds"
+    assert learner.discards == discards
+
+
+def test_states_may_be_read_and_dropped_by_several_threads():
+    memory = new_memory()
+    owners = [Scope(user=f"u{i}") for i in range(4)]
+    for owner in owners:
+        memory.observe("I live in Leeds.", owner)
+    memory.learn_many(owners)
+    book = memory.weights
+    assert book is not None
+    heads = {owner: memory.ledger.head(owner) for owner in owners}
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for turn in range(300):
+                owner = owners[turn % len(owners)]
+                head = heads[owner]
+                assert head is not None
+                book.committed(owner, head, (turn,))
+                book.drop(owner)
+                book.committed(owner, head, (turn,))
+                book._of_version(owner, head)
+        except (KeyError, RuntimeError) as error:
+            failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failures == []
+
+
 def test_an_older_version_than_a_sleep_can_be_restored_and_stays():
     memory = new_memory()
     tell(memory, FACTS)
@@ -601,7 +704,7 @@ def test_no_report_holds_what_was_said():
     assert len(memory.reports("ada")) >= 3
     for word in ("Leeds", "Biscuit", "4471", "teal", "Maria", "dog", "sister"):
         assert word not in stored
-    assert replace(memory.reports("ada")[0], kind="nap").kind == "nap"
+    assert {"write", "sleep"} <= {r.kind for r in memory.reports("ada")}
 
 
 def test_the_clock_of_a_sleep_may_be_given():
