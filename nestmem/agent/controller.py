@@ -57,6 +57,8 @@ from nestmem.store.records import (
 
 Messages = str | Mapping[str, Any] | Message | Sequence[str | Mapping[str, Any] | Message]
 ATTEMPTS = 3
+WENT_BACK = ("restored", "rolled back")
+"""How the reasons of versions begin that made an older one the head."""
 
 
 def random_id(kind: str) -> str:
@@ -537,13 +539,22 @@ class Memory:
         """What is to happen to the weights; None for each lesson when there is no model."""
         if self._book is None:
             return [None] * len(lessons)
+        busy = [lesson for lesson in lessons if lesson.work or not self._went_back(lesson.scope)]
         wanted = []
-        for lesson in lessons:
+        for lesson in busy:
             sources = self.ledger.events(lesson.scope, ids={m.event_id for m in lesson.active})
             held = self._book.held(lesson.scope)
             events = {e.id: e for e in sources}
             wanted.append(self._book.wanted(lesson.scope, lesson.active, events, held=held))
-        return self._book.decide(wanted)
+        changes = dict(zip((lesson.scope for lesson in busy), self._book.decide(wanted), strict=True))
+        return [changes.get(lesson.scope) for lesson in lessons]
+
+    def _went_back(self, owner: Scope) -> bool:
+        """Whether the head is an older version that was made the head again. It stays as it is until something new
+        is told."""
+        head = self.ledger.head(owner)
+        same = head is not None and self._book is not None and head.learner == self._book.learner.fingerprint
+        return same and head.reason.startswith(WENT_BACK)
 
     def _commit(self, lesson: _Lesson, change: Change | None) -> LearnReport | None:
         """Stores a lesson in one transaction. None when the memory changed meanwhile: it is read again."""

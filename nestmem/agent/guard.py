@@ -134,6 +134,7 @@ _INSTRUCTION = re.compile(
     r"|\bsystem prompt\b|\bdeveloper mode\b|\bjailbreak\b|\bnew instructions?\b|<\|?(?:im_start|system|endoftext)\b"
     r"|\b(?:from now on|henceforth|starting now),? (?:you (?:must|will|are|should|shall)|always|never)\b"
     r"|\byou (?:must|shall) (?:always|never|only|now)\b|\bpretend (?:to be|that you|you are)\b"
+    r"|(?:^|[.!?:;]\s+)always (?:answer|reply|respond|say|output|print)\b"
     r"|\balways (?:answer|reply|respond|say|output|print)\b.{0,20}(?:[\"“']|\bthat\b|\bto every\b)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -282,17 +283,22 @@ def mean(values: Sequence[float]) -> float:
 
 
 def canary(learner: Learner, candidate: State, incumbent: State | None, settings: GuardSettings) -> Gate:
-    """The greedy answers to CANARIES are those of the base, for as many of them as the settings ask or as the
-    incumbent manages."""
+    """The greedy answers to CANARIES are those of the base: for as many of them as the settings ask, or for not
+    clearly fewer (a one-sided sign test, as in `retention`) than under the incumbent. value and limit: shares."""
     chats = [prompts.question_chat(text) for text in CANARIES]
     n = len(chats)
     states = [None] * n + [candidate] * n + [incumbent] * n
     said = learner.generate(chats * 3, states, max_new_tokens=12)
     base, new, old = said[:n], said[n : 2 * n], said[2 * n :]
-    share = sum(a == b for a, b in zip(base, new, strict=True)) / n
-    held = sum(a == b for a, b in zip(base, old, strict=True)) / n
-    limit = min(settings.canary, held)
-    return Gate(name="canary", passed=share >= limit, value=share, limit=limit, note=f"of {n}")
+    same = [a == b for a, b in zip(base, new, strict=True)]
+    held = [a == b for a, b in zip(base, old, strict=True)]
+    share, before = sum(same) / n, sum(held) / n
+    lost = sum(b and not a for a, b in zip(same, held, strict=True))
+    won = sum(a and not b for a, b in zip(same, held, strict=True))
+    passed = share >= settings.canary or sign_test(lost, won) >= settings.worse
+    return Gate(
+        name="canary", passed=passed, value=share, limit=settings.canary, note=f"of {n}, was {before:g}"
+    )
 
 
 def retention(before: Sequence[bool], after: Sequence[bool], settings: GuardSettings) -> Gate:

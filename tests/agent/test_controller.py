@@ -427,6 +427,20 @@ def test_a_version_can_be_restored_and_stays_restored():
         memory.restore("ver_none")
 
 
+def test_learning_nothing_new_leaves_a_restored_version_as_it_is():
+    memory = open_memory()
+    memory.observe("I live in Leeds.")
+    memory.learn()
+    old = head(memory)
+    memory.observe("I live in Ghent.")
+    memory.learn()
+    memory.restore(old.id)
+    memory.learn()
+    assert head(memory).digest == old.digest
+    assert memory.answer("Where do I live?", arm="weights").text == "Leeds"
+    assert len(memory.versions()) == 3
+
+
 @pytest.mark.parametrize("learner", [EchoLearner, ReplayLearner])
 def test_export_and_import_give_the_same_memory(tmp_path, learner):
     memory = open_memory(learner=learner())
