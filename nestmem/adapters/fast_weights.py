@@ -558,6 +558,13 @@ def load_fast_weights(
     """
     folder = mini_folder() if str(name) == "mini" else name
     try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={str(device)!r} cannot be used here: {str(error).splitlines()[0]} Give 'cpu', or 'cuda' where "
+            "there is a GPU."
+        ) from error
+    try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
     except (OSError, ValueError) as error:

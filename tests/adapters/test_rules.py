@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from nestmem.adapters.fast_weights import RULES, FastWeights
+from nestmem.adapters.fast_weights import RULES, FastWeights, load_fast_weights
 from nestmem.adapters.rows import LENGTHS, ROWS, Row, fixed_batches
 from nestmem.errors import InputError, ModelError
 
@@ -234,3 +234,9 @@ def test_a_damaged_base_is_refused_before_it_writes(tokenizer: PreTrainedTokeniz
 def test_an_unknown_rule_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(InputError, match="rule='adam': expected one of nested, additive, rls, tmem"):
         FastWeights(tiny("qwen3"), tokenizer, rule="adam")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(InputError, match=f"device='{device}' cannot be used here"):
+        load_fast_weights("mini", device=device)
