@@ -8,7 +8,8 @@ Per step: P personas' streams, each lived G times (a group) by the policy, every
 
 with all three log-probabilities taken under the banks that stood when the token was drawn. Banks are state, not
 parameters: no gradient goes through a write (TMEM, arXiv 2606.04536: stop-gradient through the online update).
-Dividing by the tokens of the whole batch, not by each answer's own, leaves no reward for length.
+Dividing by the tokens of the whole batch, not by each answer's own, leaves no reward for length. The sum is over every
+token drawn: an action without an advantage (all lives of its group did the same) keeps its KL term.
 
 References: GRPO, arXiv 2402.03300, eq. 3 and 4; its estimate of the KL, ibid.; the token-level mean, DAPO, arXiv
 2503.14476, eq. 12.
@@ -326,8 +327,12 @@ def referred(policy: Policy, todo: Sequence[Lesson], config: RLConfig) -> list[L
 def update(
     policy: Policy, optimizer: torch.optim.Optimizer, todo: Sequence[Lesson], config: RLConfig
 ) -> dict[str, float]:
-    """One step of the optimizer on all lessons. Returns loss and KL (nats per token), mean ratio, clipped share and
-    gradient norm. Raises `ModelError` when the gradient is not finite; the model is then as it was."""
+    """One step of the optimizer on all lessons, those without an advantage too: they have their KL term (where
+    `config.beta` > 0; then every lesson needs its reference) and their tokens count.
+
+    Returns, as means over the tokens of all lessons, the loss, the KL (nats), the ratio and the clipped share, and the
+    gradient's norm. Raises `ModelError` when the gradient is not finite; the model is then as it was.
+    """
     tokens = sum(len(one.sampled.tokens) for one in todo)
     sums = {"loss": 0.0, "kl": 0.0, "ratio": 0.0, "clipped": 0.0}
     for chunk in _chunks(todo, config.rows):
@@ -617,7 +622,8 @@ def _over(step: int, seconds: float, config: RLConfig) -> bool:
 def train_step(
     policy: Policy, optimizer: torch.optim.Optimizer, step: int, config: RLConfig
 ) -> dict[str, float]:
-    """Draw streams, live them, score them, update. Returns the step's means."""
+    """Draw streams, live them, score them, update. Returns the step's means; `learned_from` is the share of actions
+    with an advantage. Without any, and without a KL, nothing is updated."""
     rng = random.Random(f"{config.seed}/{step}")
     personas = draw_streams(PersonaGenerator("train"), rng, config.personas, config)
     generator = torch.Generator(policy.weights.banked.bases[0].device).manual_seed(rng.getrandbits(63))
@@ -633,13 +639,13 @@ def train_step(
     )
     scores = [score(life, config.reward) for life in rollouts]
     todo = lessons(rollouts, scores, group=config.group, config=config)
-    busy = [one for one in todo if abs(one.advantage) > 1e-6]
+    busy = sum(abs(one.advantage) > 1e-6 for one in todo)
     found = {"loss": 0.0, "kl": 0.0, "ratio": 1.0, "clipped": 0.0, "norm": 0.0}
-    if busy:
+    if busy or config.beta:
         if config.beta:
-            busy = referred(policy, busy, config)
+            todo = referred(policy, todo, config)
         for _ in range(config.passes):
-            found = update(policy, optimizer, busy, config)
+            found = update(policy, optimizer, todo, config)
     gains = [
         gain(life, probe.session, probe.message, config.reward)
         for life in rollouts
@@ -650,7 +656,7 @@ def train_step(
         "outcome": sum(s.outcome for s in scores) / len(scores),
         "shared_cost": sum(s.shared for s in scores) / len(scores),
         "gain": sum(gains) / max(1, len(gains)),
-        "learned_from": len(busy) / max(1, len(todo)),
+        "learned_from": busy / max(1, len(todo)),
         **{name: own[name] for name in ("tokens_per_message", "grounded", "true_value", "nothing_of_idle")},
         **found,
     }

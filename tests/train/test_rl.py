@@ -18,6 +18,7 @@ from nestmem.adapters.fast_weights import CALIBRATION, FastWeights, load_fast_we
 from nestmem.cli.train import training
 from nestmem.errors import InputError
 from nestmem.personas import PersonaGenerator
+from nestmem.train import rl
 from nestmem.train.reward import (
     RewardWeights,
     answer_logprobs,
@@ -344,7 +345,7 @@ def test_the_write_that_is_rewarded_is_learned(home: str) -> None:
         lives = live(weights, [one_stream(home)] * 16, seed=step)
         scores = [score(life, config.reward) for life in lives]
         todo = lessons(lives, scores, group=16, config=config)
-        update(policy, optimizer, [one for one in todo if one.advantage], config)
+        update(policy, optimizer, todo, config)
     assert before < 0.6
     assert share(live(weights, [one_stream(home)] * 64, seed=101)) > 0.8
 
@@ -374,6 +375,43 @@ def test_an_update_moves_only_what_is_trained_and_not_the_reference() -> None:
     for name, p in weights.model.named_parameters():
         if name.endswith(".original"):
             assert torch.equal(p, base[name.replace("parametrizations.weight.original", "weight")])
+
+
+def test_a_lesson_without_advantage_counts_with_its_kl_and_its_tokens() -> None:
+    weights = tiny()
+    policy = Policy(weights, lora_rank=2, seed=0)
+    rows = told(live(weights, [one_stream("York")] * 3))
+    with torch.no_grad():
+        for name, p in policy.trained.items():
+            if name.endswith(".up"):
+                p.copy_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    config = toy(beta=0.5)
+    given = [0.0] * (len(rows) - 1) + [1.0]
+    todo = [Lesson(sampled=m, version=v, advantage=a) for (m, v), a in zip(rows, given, strict=True)]
+    referred_to = referred(policy, todo, config)
+    logprob, mask = recompute(weights, rows, temperature=1.0)
+    with policy.reference():
+        reference, _ = recompute(weights, rows, temperature=1.0)
+    drawn = drawn_logprobs(rows, logprob)
+    whole = grpo_loss(logprob, drawn, reference, torch.tensor(given), mask, clip=config.clip, beta=0.5)
+    own = list(policy.trained.values())
+    wanted = torch.autograd.grad(whole / mask.sum(), own)
+    before = [p.detach().clone() for p in own]
+    found = update(policy, torch.optim.SGD(own, lr=1.0), referred_to, config)
+    assert found["loss"] == pytest.approx(float(whole.detach() / mask.sum()), rel=1e-4)
+    gap = (reference - logprob).detach()
+    assert found["kl"] == pytest.approx(float(((gap.exp() - gap - 1) * mask).sum() / mask.sum()), rel=1e-4)
+    norm = float(torch.stack([g.norm() for g in wanted]).norm())
+    assert found["norm"] == pytest.approx(norm, rel=1e-3)
+    for p, old, slope in zip(own, before, wanted, strict=True):
+        torch.testing.assert_close(old - p.detach(), slope / max(1.0, norm), atol=1e-5, rtol=1e-3)
+
+    # Where nothing has an advantage, the KL alone draws the policy to its reference.
+    still = [replace(one, advantage=0.0) for one in referred_to]
+    optimizer = torch.optim.Adam(own, lr=0.005)
+    kl = [update(policy, optimizer, still, config)["kl"] for _ in range(20)]
+    assert kl[0] > 1e-3
+    assert kl[-1] < 0.7 * kl[0], kl
 
 
 # -- rewards, and what should not pay ----------------------------------------------------------------------------
@@ -569,6 +607,32 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Pat
     assert set(report["before"]) == set(report["after"]) == {"unread", "counterfactual"}
     assert 0 <= report["after"]["unread"]["pairs"]["accuracy"] <= 1
     assert (tmp_path / "b" / "curves.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.02])
+def test_a_step_learns_from_every_action(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beta: float
+) -> None:
+    seen: dict[str, list[Lesson]] = {}
+
+    def kept(*given: Any, **options: Any) -> list[Lesson]:
+        made = lessons(*given, **options)
+        seen["made"] = [replace(made[0], advantage=1.0), *(replace(one, advantage=0.0) for one in made[1:])]
+        return seen["made"]
+
+    def updated(policy: Policy, optimizer: Any, todo: list[Lesson], config: RLConfig) -> dict[str, float]:
+        seen["used"] = todo
+        return update(policy, optimizer, todo, config)
+
+    monkeypatch.setattr(rl, "lessons", kept)
+    monkeypatch.setattr(rl, "update", updated)
+    config = small_run(folder, tmp_path, beta=beta)
+    policy = rl.load_policy(config)
+    optimizer = torch.optim.AdamW(list(policy.trained.values()), lr=1e-4)
+    row = rl.train_step(policy, optimizer, 0, config)
+    assert len(seen["used"]) == len(seen["made"]) > 1
+    assert all((one.reference is not None) == bool(beta) for one in seen["used"])
+    assert row["learned_from"] == pytest.approx(1 / len(seen["made"]))
 
 
 def test_a_half_precision_model_is_trained_by_a_lora(folder: Path, tmp_path: Path) -> None:
