@@ -13,7 +13,7 @@ from nestmem.cli.train_rl import rl
 from nestmem.errors import InputError
 
 training = typer.Typer(
-    help="Train the embedded model, or the way any model is written to; a run resumes where it was stopped.",
+    help="Train the embedded model, or the way any model is written to; a run given its --out again resumes.",
     no_args_is_help=True,
 )
 
@@ -22,9 +22,16 @@ Text = Annotated[
     typer.Option("--text", help="Plain text to learn from: .txt or .jsonl, plain, .gz or .xz. Repeatable."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run: config, log, checkpoint, model.")]
-Minutes = Annotated[float, typer.Option("--minutes", help="Stop after this many minutes of training in all.")]
+Minutes = Annotated[
+    float,
+    typer.Option(
+        "--minutes",
+        help="Stop after this many minutes in all, evaluations included, if the stage's steps take longer; the learning "
+        "rate falls until then. 0: no limit.",
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of data and initial weights.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of data and of what starts random.")]
 
 
 @training.command()
@@ -76,28 +83,42 @@ def meta(
     order: Annotated[
         str, typer.Option("--order", help="Derivatives through the writes: truncated, first, full or es.")
     ] = "truncated",
-    keep: Annotated[int, typer.Option("--keep", help="Writes that 'truncated' differentiates.")] = 2,
+    keep: Annotated[int, typer.Option("--keep", help="How many last writes 'truncated' differentiates.")] = 2,
     data: Annotated[
         Path | None, typer.Option("--data", help="JSONL file of streams; generated personas when left out.")
     ] = None,
     text: Annotated[
         list[Path] | None,
-        typer.Option("--text", help="Unrelated text on which the base must stay as it is. Repeatable."),
+        typer.Option(
+            "--text",
+            help="Unrelated text on which the base must stay as it is, files as `mini` takes them; a few chats and "
+            "sentences of nestmem's when left out. Repeatable.",
+        ),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Outer steps in all.")] = 500,
     minutes: Annotated[
-        float, typer.Option("--minutes", help="Stop after this many minutes of training in all; 0: no limit.")
+        float,
+        typer.Option("--minutes", help="Stop after this many minutes of outer steps in all; 0: no limit."),
     ] = 0.0,
     users: Annotated[int, typer.Option("--users", help="Streams side by side.")] = 4,
-    sessions: Annotated[int, typer.Option("--sessions", help="The most sessions of a stream.")] = 8,
-    facts: Annotated[int, typer.Option("--facts", help="Facts a persona tells in a session.")] = 2,
+    sessions: Annotated[
+        int,
+        typer.Option(
+            "--sessions", help="Sessions of a stream: 1 to this many in a step, this many in an evaluation."
+        ),
+    ] = 8,
+    facts: Annotated[int, typer.Option("--facts", help="Facts a generated persona tells in a session.")] = 2,
     rank: Annotated[int, typer.Option("--rank", help="Rank of the banks, where the model brings none.")] = 32,
     last: Annotated[
         int, typer.Option("--last", help="Blocks that carry banks, where the model brings none.")
     ] = 4,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start from calibrated rates though the model brings learned ones."),
+        typer.Option(
+            "--fresh",
+            help="Start from calibrated rates though the model brings learned ones (which presets perk and dynamic never "
+            "start from).",
+        ),
     ] = False,
     inner_steps: Annotated[
         int, typer.Option("--inner-steps", help="Steps of a write, each with its own rates; 0: the preset's.")
@@ -105,17 +126,23 @@ def meta(
     protect: Annotated[
         float | None,
         typer.Option(
-            "--protect", help="Tokens' worth of unrelated keys that a ridge write starts protecting."
+            "--protect",
+            help="Tokens' worth of unrelated keys that a ridge write starts protecting; the preset's when left out (fit: "
+            "300, sessions: 0). Not with perk and dynamic.",
         ),
     ] = None,
     evaluate_every: Annotated[
         int, typer.Option("--evaluate-every", help="Outer steps between scores and checkpoints.")
     ] = 50,
     rate: Annotated[
-        float, typer.Option("--rate", help="The inner rate to start from; 0: the preset's, or calibrated.")
+        float,
+        typer.Option(
+            "--rate",
+            help="The inner rate to start from; 0: the preset's (perk), else the model's own, else calibrated.",
+        ),
     ] = 0.0,
     scalar_rate: Annotated[
-        float, typer.Option("--scalar-rate", help="Outer rate of the learned numbers.")
+        float, typer.Option("--scalar-rate", help="Outer rate of the learned numbers (of tensors: 0.001).")
     ] = 0.01,
     copy_base: Annotated[
         bool,
@@ -178,7 +205,7 @@ training.command()(rl)
 
 @training.command()
 def package(
-    run: Annotated[Path, typer.Option("--run", help="The folder of stage two.")],
+    run: Annotated[Path, typer.Option("--run", help="The folder of stage two: its --out.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the model, as nestmem/mini is.")],
 ) -> None:
     """Write the finished model: float16 weights, and the limits of the fixed-point statistics."""
@@ -189,7 +216,9 @@ def package(
 
 @training.command()
 def plot(
-    run: Annotated[Path, typer.Option("--run", help="The folder of a stage.")],
+    run: Annotated[
+        Path, typer.Option("--run", help="The folder of a run of mini, mini-meta or meta; rl draws its own.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],
 ) -> None:
     """Draw a run's loss and recall curves."""

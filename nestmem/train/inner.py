@@ -84,6 +84,11 @@ class InnerConfig:
                 f"steps={self.steps}, medium_every={self.medium_every}, slow_every={self.slow_every}: "
                 "expected at least 1 each"
             )
+        if self.protect and self.step != "ridge":
+            raise InputError(
+                f"protect={self.protect} with {self.step} steps: only ridge steps protect unrelated text by its keys; "
+                "expected protect 0, or step 'ridge'"
+            )
 
 
 class TokenWeights(nn.Module):

@@ -146,6 +146,8 @@ class MetaConfig:
         for name in ("users", "sessions", "ask", "steps", "keep", "segment", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.rate < 0:
+            raise InputError(f"rate={self.rate}: expected above 0, or 0 for the preset's or a calibrated one")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise InputError(f"dtype={self.dtype!r}: expected a torch dtype by name, such as 'float32'")
         if self.copy_base and not self.for_rules:

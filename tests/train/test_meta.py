@@ -679,6 +679,7 @@ def test_a_model_without_known_layers_is_refused(tmp_path) -> None:
     [
         ({"order": "second"}, "expected one of truncated, first, full, es"),
         ({"users": 0}, "users=0"),
+        ({"rate": -1.0}, "rate=-1"),
         ({"dtype": "float13"}, "expected a torch dtype by name"),
     ],
 )
@@ -692,5 +693,7 @@ def test_wrong_inner_settings_are_named(tmp_path) -> None:
         InnerConfig(step="newton")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="at least 1"):
         InnerConfig(steps=0)
+    with pytest.raises(InputError, match="only ridge steps protect"):
+        InnerConfig(step="sgd", protect=300.0)
     with pytest.raises(InputError, match="expected one of sessions, fit, perk, dynamic"):
         preset("sleep", model="mini", out=tmp_path)
