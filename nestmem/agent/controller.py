@@ -722,7 +722,8 @@ class Memory:
             if book is not None and held is not None:
                 active = self.ledger.memories(owner)
                 events = {e.id: e for e in self.ledger.events(owner, ids={m.event_id for m in active})}
-                want = book.wanted(owner, active, events, held=held, again=plan.restored_ids)
+                again = [*plan.restored_ids, *book.anew(owner, held)]
+                want = book.wanted(owner, active, events, held=held, again=again)
                 [change] = book.decide([want])
                 if change.changes or plan.version_ids:
                     version = book.commit(owner, change, "forgot", kind="forget")

@@ -27,6 +27,10 @@ from nestmem.store.records import Event, MemoryRecord, Report, Scope, WeightUpda
 Key = tuple[str, str]
 MEASURED = ("known", "trust region", "capacity")
 """Gates that ask the model. What they kept out is noted and stays out; the other gates are asked each time."""
+COMPANY = ("trust region", "capacity")
+"""Those that looked at a memory together with others: when one of those is forgotten, they are asked again."""
+TRIALS = 32
+"""How many candidates are tried to find which memories of a refused write it was refused for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,30 +409,38 @@ class WeightBook:
             if not gate.passed:
                 want.refuse({lesson.memory.id: ("known", f"p {gate.value:.2f} {self.by_model()}")})
 
+    def anew(self, scope: Scope, held: Held) -> list[str]:
+        """What is to be decided again when something is forgotten, since its company had a part in it: the ids of the
+        memories that were kept out, and, of the naps that were refused, all."""
+        self._refused_naps.pop(scope.owner, None)
+        return [id_ for id_, (gate, _) in held.kept_out.items() if gate in COMPANY]
+
     def _judged(self, want: Wanted, change: Change) -> Change:
-        """The change, or what is left of it when gates fail: first without what is new, then without moves."""
+        """The change, or what is left of it when gates fail: first without those of what is new that it failed for,
+        then without moves."""
         refusals: list[tuple[str, str, dict[str, Any]]] = []
         while self.settings.measure and (change.added or change.moved.get("medium")):
             incumbent = self.incumbent(want)
             new = {u.memory_id for u in change.added}
-            written = [
-                (one.memory.question or "", one.memory.answer or "")
-                for one in want.lessons
-                if one.memory.id in new and not one.joint
-            ]
-            gates = guard.trust_region(self.learner, change.state, self.settings, written=written)
+            gates = self._write_gates(want, change, incumbent)
+            written = all(gate.passed for gate in gates)
             nap = bool(change.moved.get("medium"))
-            if nap and all(gate.passed for gate in gates):
+            if nap and written:
                 gates += self._nap_gates(want, change.state, incumbent)
             failed = [gate.name for gate in gates if not gate.passed]
             if not failed:
                 change.gates = gates
                 break
             detail: dict[str, Any] = {"gates": [gate.plain() for gate in gates]}
-            if new and not set(failed) & {"canary", "retention"}:
+            out = self._offenders(want, new, incumbent, nap=nap) if new and not written else set[str]()
+            if out:
                 reason = f"{', '.join(failed)} {self.by_model()}"
-                want.refuse(dict.fromkeys(new, ("trust region", reason)))
-                refusals.append(("write", "refused", detail | {"memories": sorted(new)}))
+                noted = want.held.kept_out
+                gate_of = {
+                    id_: "capacity" if noted.get(id_, ("",))[0] == "capacity" else COMPANY[0] for id_ in out
+                }
+                want.refuse({id_: (gate_of[id_], reason) for id_ in sorted(out)})
+                refusals.append(("write", "refused", detail | {"memories": sorted(out)}))
             else:
                 want.stay = True
                 self._refused_naps[want.scope.owner] = set(change.moved["medium"])
@@ -437,6 +449,52 @@ class WeightBook:
         change.reports = refusals
         self.sort_out(want, change)
         return change
+
+    def _write_gates(self, want: Wanted, change: Change, incumbent: State) -> list[Gate]:
+        """G1, and for memories that a sleep had no room for (they come back when something is forgotten) what the sleep
+        would ask."""
+        new = {u.memory_id for u in change.added}
+        lessons = [one for one in want.lessons if one.memory.id in new and not one.joint]
+        written = [(one.memory.question or "", one.memory.answer or "") for one in lessons]
+        gates = guard.trust_region(self.learner, change.state, self.settings, written=written)
+        noted = want.held.kept_out
+        back = [one for one in lessons if noted.get(one.memory.id, ("",))[0] == "capacity"]
+        if not back or not all(gate.passed for gate in gates):
+            return gates
+        found = guard.answered(self.learner, probes_of(back), change.state)
+        return [
+            *gates,
+            *self._nap_gates(want, change.state, incumbent),
+            guard.recall(found, self.settings),
+        ]
+
+    def _offenders(self, want: Wanted, new: set[str], incumbent: State, *, nap: bool) -> set[str]:
+        """The new memories to be left out so that a refused write passes: by halves, in the order they were told, each
+        with those before it that may stay. None when it fails for its moves; all when even without them it fails."""
+        told = {one.memory.id: one.told for one in want.lessons if not one.joint}
+        order = sorted(new, key=lambda id_: (told[id_], id_))
+        trials = 0
+
+        def passes(ids: Iterable[str]) -> bool:
+            nonlocal trials
+            trials += 1
+            left = new - set(ids)
+            lessons = [one for one in want.lessons if not left & set(one.needs)]
+            [change] = self.plan([replace(want, lessons=lessons, refused=dict(want.refused))])
+            return all(gate.passed for gate in self._write_gates(want, change, incumbent))
+
+        if not passes(()):
+            return set() if nap else new
+        kept: list[str] = []
+        waiting = [order]
+        while waiting and trials < TRIALS:
+            part = waiting.pop()
+            # All together is what has failed already.
+            if len(kept) + len(part) < len(order) and passes([*kept, *part]):
+                kept += part
+            elif len(part) > 1:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+        return new - set(kept)
 
     def sort_out(self, want: Wanted, change: Change) -> None:
         """Puts into the change what of the gates' refusals is news."""

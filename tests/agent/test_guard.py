@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nestmem.agent import guard, study
+from nestmem.agent import guard, study, weights
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner, ScriptedLLM
 from nestmem.agent.guard import Gate, GuardSettings
@@ -182,6 +182,12 @@ def gates(memory: Memory) -> dict[str, int]:
     return memory.status("ada")["kept_out"]
 
 
+def digest(memory: Memory) -> str:
+    """Of the weights that answer."""
+    assert memory.learner is not None
+    return memory.learner.digest(memory._weights(ADA)[0])
+
+
 def tell(memory: Memory, *said: str, session: str = "a", hour: int = 0) -> list[str]:
     at = START + timedelta(hours=hour)
     ids = memory.observe(list(said), Scope(user="ada", session=session), occurred_at=at)
@@ -233,6 +239,69 @@ def test_a_write_that_leaves_the_trust_region_is_not_made_and_tried_again_at_sle
     roomy.sleep("ada")
     assert gates(roomy) == {}
     assert asked(roomy, "What is my locker code?") == "4471"
+
+
+THINGS = [
+    "I live in Leeds.",
+    "My pet is a scorpion.",
+    "My dog is called Biscuit.",
+    "My blood type is A+.",
+    "My locker code is 4471.",
+]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_only_the_memory_a_write_fails_for_is_kept_out_and_forgetting_it_is_a_life_without(at_once):
+    def life(told: list[str]) -> tuple[Memory, list[str]]:
+        memory = memory_of(Drifting(poison="scorpion"))
+        ids = tell(memory, *told) if at_once else [id_ for one in told for id_ in tell(memory, one)]
+        return memory, ids
+
+    memory, ids = life(THINGS)
+    assert gates(memory) == {"trust region": 1}
+    assert asked(memory, "What is my dog's name?") == "Biscuit"
+    [noted] = [r for r in memory.reports("ada") if r.outcome == "refused"]
+    assert len(noted.detail["memories"]) == 1
+    memory.forget(ids[1], "ada")
+    other, _ = life([text for text in THINGS if "scorpion" not in text])
+    assert digest(memory) == digest(other)
+    assert gates(memory) == gates(other) == {}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("gone", range(5))
+def test_what_had_no_room_beside_a_forgotten_memory_is_decided_anew(gone, at_once):
+    def life(told: list[str]) -> tuple[Memory, list[str]]:
+        memory = memory_of(Drifting(), kl=0.25)
+        ids = tell(memory, *told) if at_once else [id_ for one in told for id_ in tell(memory, one)]
+        return memory, ids
+
+    memory, ids = life(THINGS)
+    assert gates(memory) == {"trust region": 3}
+    assert asked(memory, "Where do I live?") == "Leeds"
+    memory.forget(ids[gone], "ada")
+    other, _ = life([text for place, text in enumerate(THINGS) if place != gone])
+    assert digest(memory) == digest(other)
+    assert gates(memory) == gates(other) == {"trust region": 2}
+
+
+def test_a_write_that_fails_with_anything_is_refused_without_trying_every_memory():
+    class Full(Drifting):
+        def drift(self, state) -> Drift:
+            return Drift(kl=0.0, norm=0.0, finite=not state)
+
+    memory = memory_of(Full())
+    told = [
+        f"My sister's {thing} code is {number}."
+        for number, thing in enumerate(
+            ("locker", "gate", "bike", "safe", "alarm", "phone", "garage", "gym", "suitcase", "office"), 4471
+        )
+    ]
+    tell(memory, *told)
+    n = len(memory.ledger.memories(ADA))
+    assert gates(memory) == {"trust region": n}
+    assert memory.learner is not None
+    assert len(memory.learner.writes) <= weights.TRIALS + 2  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_superseded_value_leaves_the_weights_though_its_successor_may_not_enter():
