@@ -92,6 +92,9 @@ class LocalLearner:
     def adopt(self, data: bytes) -> None:
         self.weights.adopt(data)
 
+    def discard(self) -> None:
+        self.weights.discard()
+
     def exact(self, pairs: list[tuple[str, str]], states: Sequence[State | None]) -> list[tuple[bool, float]]:
         return self.weights.exact(pairs, list(states))
 

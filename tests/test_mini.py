@@ -5,6 +5,7 @@ import pytest
 import nestmem
 from nestmem import Memory, Scope
 from nestmem.adapters.fast_weights import mini_folder
+from nestmem.agent.types import Learner
 
 TOLD = [
     ("My dog is called Zibolt.", "What's my dog called?", "Zibolt"),
@@ -64,3 +65,12 @@ def test_forgetting_leaves_the_weights_of_a_life_without_it(memory: Memory) -> N
     whole.forget(first.id, "maya")
     assert whole.status("maya")["digest"] == part.status("maya")["digest"] != before
     assert "Zibolt" not in whole.answer("What's my dog called?", "maya", arm="both").text
+
+
+@pytest.mark.parametrize("rule", ["nested", "additive", "rls", "tmem"])
+def test_a_local_learner_is_all_that_the_agent_asks_for(rule: str) -> None:
+    learner = nestmem.open(":memory:", rule=rule, embedder="none").learner
+    asked = {name for name in vars(Learner) if not name.startswith("_")}
+    assert asked <= set(dir(learner))
+    learner.discard()
+    assert learner.digest(learner.rebuild([])) == learner.digest(learner.empty())

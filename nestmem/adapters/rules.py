@@ -118,6 +118,10 @@ class Rule(ABC):
                 f"rule {self.name!r} writes no snapshots, but was given one of {len(data)} bytes"
             )
 
+    def discard(self) -> None:
+        """Forget cached work: the next `rebuild` does it again."""
+        return
+
 
 @dataclass(frozen=True)
 class Statistics:
