@@ -50,7 +50,8 @@ class GuardSettings:
     kl: largest drift from the base on unrelated text, nats a token. norm: largest size of the banks, as a share
     of the adapted base weights. canary: share (0..1) of CANARIES whose greedy answer must stay that of the base,
     or of the incumbent where that has fewer. probes: how many held-out questions are asked. worse: from which
-    probability (0..1) of a sign test on them a candidate counts as worse than the incumbent.
+    probability (0..1) of a sign test on them a candidate counts as worse than the incumbent. lost: share (0..1) of
+    the probes the incumbent answers that a candidate may lose, whatever the sign test says: small losses add up.
     recall: share (0..1) of the new memories' probes that a sleep must answer. rounds and keep: how often a sleep
     that fails tries again, each time with this share of its memories, the strongest.
     shadow: share (0..1) of the answers that are compared with one without weights. window: how many answers from
@@ -66,6 +67,7 @@ class GuardSettings:
     canary: float = 0.5
     probes: int = 32
     worse: float = 0.05
+    lost: float = 0.1
     recall: float = 0.8
     rounds: int = 3
     keep: float = 0.75
@@ -77,7 +79,7 @@ class GuardSettings:
         for name in self.private:
             if name not in PRIVATE:
                 raise InputError(f"private class {name!r} is not known; choose from {', '.join(PRIVATE)}")
-        for name in ("known", "canary", "worse", "recall", "keep", "shadow", "corrections"):
+        for name in ("known", "canary", "worse", "lost", "recall", "keep", "shadow", "corrections"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"GuardSettings({name}={value!r}): expected a share from 0 to 1")
@@ -302,17 +304,17 @@ def canary(learner: Learner, candidate: State, incumbent: State | None, settings
 
 
 def retention(before: Sequence[bool], after: Sequence[bool], settings: GuardSettings) -> Gate:
-    """Old probes are not answered worse than before: a one-sided sign test on those whose outcome changed.
+    """Old probes are not answered worse than before: a one-sided sign test on those whose outcome changed, and no more
+    than a share of them lost, all in all. The test alone would pass a small loss at each of many versions.
 
     value: the probability of so many losses by chance; the gate fails below `settings.worse`.
     """
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     won = sum(a and not b for b, a in zip(before, after, strict=True))
     chance = sign_test(lost, won)
-    note = f"{sum(after)} of {len(after)}, was {sum(before)}"
-    return Gate(
-        name="retention", passed=chance >= settings.worse, value=chance, limit=settings.worse, note=note
-    )
+    passed = chance >= settings.worse and lost - won <= settings.lost * sum(before)
+    note = f"{sum(after)} of {len(after)}, was {sum(before)}; {lost} lost"
+    return Gate(name="retention", passed=passed, value=chance, limit=settings.worse, note=note)
 
 
 def sign_test(lost: int, won: int) -> float:

@@ -107,12 +107,15 @@ class Sleeper:
         self._guards_asleep = threading.Lock()
 
     def due(self, owner: Scope) -> bool:
-        """Whether something was said since the last sleep, or one was interrupted."""
+        """Whether something was said since the last sleep, or one was interrupted. After a sleep that was refused:
+        whether something was said or forgotten since, or the model or the guard is another."""
         ledger = self.memory.ledger
-        if ledger.events(owner, after_seq=ledger.sleep_cursor(owner), last=1):
-            return True
         sleeps = ledger.sleeps(owner)
-        return bool(sleeps) and sleeps[-1].ended_at is None
+        if sleeps and sleeps[-1].ended_at is None:
+            return True
+        if sleeps and self.memory.weights is not None and "refused" in sleeps[-1].detail:
+            return sleeps[-1].detail["refused"] != circumstances(self.memory.weights, owner)
+        return bool(ledger.events(owner, after_seq=ledger.sleep_cursor(owner), last=1))
 
     def sleep(
         self, owner: Scope, *, now: datetime | None = None, on_stage: Callable[[str], None] | None = None
@@ -157,6 +160,15 @@ class Sleeper:
         finally:
             with self._guards_asleep:
                 self._asleep.discard(owner)
+
+
+def circumstances(book: WeightBook, owner: Scope) -> dict[str, Any]:
+    """What a sleep's outcome follows from: what was told and forgotten, the model, and the limits of the guard."""
+    return {
+        "changes": book.ledger.changes(owner),
+        "learner": book.learner.fingerprint,
+        "guard": repr(book.settings),
+    }
 
 
 def described(error: Exception) -> str:
@@ -209,6 +221,9 @@ class _Sleep:
 
     def _stage(self, run: SleepRun, stage: Stage, **detail: Any) -> None:
         self.on_stage(stage)
+        self._note(run, stage, **detail)
+
+    def _note(self, run: SleepRun, stage: Stage, **detail: Any) -> None:
         self.ledger.note_sleep(run.id, stage, detail, self.now() + self.lease)
 
     def _attempt(self, run: SleepRun) -> SleepReport | None:
@@ -331,12 +346,14 @@ class _Sleep:
         return self._report(run, night, "committed" if version else "nothing", run.cursor, version)
 
     def _refuse(self, run: SleepRun, night: _Night) -> SleepReport | None:
-        """Keeps the parent: the version stays, and so does the seq up to which was slept."""
+        """Keeps the parent: the version stays, and so does the seq up to which was slept. What the fits were refused
+        under is noted, so that they are not made again until it is different."""
         cursor = self.ledger.sleep_cursor(self.owner)
         with self.ledger.transaction():
             if self._seen() != night.seen:
                 return None
             self.book.report(self.owner, None, "sleep", "refused", self._detail(run, night))
+            self._note(run, "commit", passed=False, refused=circumstances(self.book, self.owner))
             self.ledger.end_sleep(run.id, self.now(), cursor)
         return self._report(run, night, "refused", cursor, night.want.held.head)
 

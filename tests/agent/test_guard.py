@@ -129,8 +129,13 @@ def test_the_sign_test():
     assert guard.sign_test(5, 0) == 1 / 32
     assert guard.sign_test(1, 1) == 0.75
     settings = GuardSettings()
-    assert guard.retention([True] * 9, [True] * 5 + [False] * 4, settings).passed
-    assert not guard.retention([True] * 9, [True] * 4 + [False] * 5, settings).passed
+    lenient = GuardSettings(lost=1)
+    assert guard.retention([True] * 9, [True] * 5 + [False] * 4, lenient).passed
+    assert not guard.retention([True] * 9, [True] * 4 + [False] * 5, lenient).passed
+    assert guard.retention([True] * 20, [True] * 18 + [False] * 2, settings).passed
+    assert not guard.retention([True] * 20, [True] * 17 + [False] * 3, settings).passed
+    assert not guard.retention([True] * 9, [True] * 8 + [False], settings).passed
+    assert guard.retention([True] * 9 + [False], [True] * 8 + [False, True], settings).passed
     assert guard.recall([True] * 4 + [False], settings).passed
     assert not guard.recall([True] * 3 + [False], settings).passed
 

@@ -312,7 +312,7 @@ def test_forgetting_is_never_having_been_told_with_the_same_sleeps(learner, told
 def test_what_a_full_memory_forgets_is_gone_and_the_rest_is_what_a_life_without_it_holds(told, data):
     """A gate that looks at others (capacity) keeps out what it kept out; all else is as if it was never said."""
     gone = data.draw(st.sets(st.integers(0, len(told) - 1), min_size=1))
-    guard = GuardSettings(recall=1.0, canary=0, worse=0)
+    guard = GuardSettings(recall=1.0, canary=0, worse=0, lost=1)
     memory, ids = lead(told, Apt(room=6), {len(told) - 1}, guard=guard)
     memory.forget([ids[i] for i in sorted(gone)], "ada")
     book = memory.weights
@@ -556,6 +556,36 @@ def test_a_candidate_that_explodes_is_refused_and_the_parent_stays(found, gate):
     assert memory.ledger.kept_out(ADA) == {}
 
 
+def test_a_refused_sleep_is_not_repeated_until_something_is_different():
+    learner = Bent(Drift(kl=1e9, norm=0.0, finite=True))
+    memory = new_memory(learner)
+    ids = tell(memory, FACTS)
+
+    def fits() -> int:
+        before = len(learner.writes)
+        memory.sleep("ada")
+        return len(learner.writes) - before
+
+    assert fits() > 0
+    assert not memory.sleeper.due(ADA)
+    assert memory.sleep("ada").outcome == "nothing"
+    memory.answer("Where do I live?", "ada")
+    assert fits() == 0
+    assert len([r for r in memory.reports("ada") if r.kind == "sleep"]) == 1
+    tell(memory, ["My sister works as a nurse."], session="s1", hour=1)
+    assert memory.sleeper.due(ADA)
+    assert fits() > 0
+    assert fits() == 0
+    memory.forget(ids[0], "ada")
+    assert memory.sleeper.due(ADA)
+    assert fits() > 0
+    assert fits() == 0
+    roomy = Memory(memory.ledger, learner=learner, guard=GuardSettings(recall=0, kl=1e12))
+    report = roomy.sleep("ada")
+    assert (report.outcome, report.new) == ("committed", 4)
+    assert not roomy.sleeper.due(ADA)
+
+
 def test_a_model_that_cannot_fit_leaves_everything_as_it_was(monkeypatch):
     memory = new_memory()
     tell(memory, FACTS)
@@ -574,11 +604,11 @@ def test_a_model_that_cannot_fit_leaves_everything_as_it_was(monkeypatch):
 
 def test_the_weakest_memories_are_left_out_when_there_is_no_room_for_all():
     said = [*FACTS, "My sister works as a nurse.", "My brother lives in Porto.", "My blood type is A+."]
-    size = new_memory(Apt(), guard=GuardSettings(canary=0, worse=0))
+    size = new_memory(Apt(), guard=GuardSettings(canary=0, worse=0, lost=1))
     tell(size, said)
     rows = size.sleep("ada").examples
     small = Apt(room=rows // 2)
-    memory = new_memory(small, guard=GuardSettings(canary=0, worse=0))
+    memory = new_memory(small, guard=GuardSettings(canary=0, worse=0, lost=1))
     tell(memory, said)
     for _ in range(5):
         memory.answer("Where do I live?", "ada", arm="text")
@@ -636,6 +666,27 @@ def test_a_snapshot_that_does_not_lead_to_the_digest_is_done_without(tmp_path, d
         assert digest(memory) == head.digest
         assert memory.answer("Where do I live?", "ada", arm="weights").text == "Leeds"
     assert learner.discards == discards
+
+
+def test_what_had_no_room_comes_back_when_something_is_forgotten():
+    said = [*FACTS, "My sister works as a nurse.", "My brother lives in Porto.", "My blood type is A+."]
+    guard = GuardSettings(canary=0, worse=0, lost=1)
+    size = new_memory(Apt(), guard=guard)
+    tell(size, said)
+    rows = size.sleep("ada").examples
+    memory = new_memory(Apt(room=rows // 2), guard=guard)
+    ids = tell(memory, said)
+    out = memory.sleep("ada").kept_out["capacity"]
+    inside = [m for m in memory.ledger.memories(ADA) if m.id not in memory.ledger.kept_out(ADA)]
+    memory.forget(inside[0].event_id, "ada")
+    assert memory.status("ada")["kept_out"].get("capacity", 0) < out
+    held = [m for m in memory.ledger.memories(ADA) if m.id not in memory.ledger.kept_out(ADA)]
+    for m in held:
+        assert memory.answer(study.ways(m)[0][0], "ada", arm="weights").text == m.answer
+    for event_id in ids:
+        if event_id not in {inside[0].event_id, held[0].event_id}:
+            memory.forget(event_id, "ada")
+    assert memory.status("ada")["kept_out"] == {}
 
 
 def test_states_may_be_read_and_dropped_by_several_threads():
@@ -696,7 +747,7 @@ def test_an_older_version_than_a_sleep_can_be_restored_and_stays():
 
 
 def test_no_report_holds_what_was_said():
-    memory = new_memory(Apt(room=20), guard=GuardSettings(canary=0, worse=0))
+    memory = new_memory(Apt(room=20), guard=GuardSettings(canary=0, worse=0, lost=1))
     tell(memory, FACTS)
     tell(memory, ["My sister's name is Maria."], session="s1", hour=2)
     memory.sleep("ada")
