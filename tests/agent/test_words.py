@@ -91,6 +91,9 @@ class Halves(EchoLearner):
             return "neither"
         return self.said["text" if recalled else "weights"]
 
+    def applies(self, chats, state):
+        return [1.0] * len(chats)
+
     def confidence(self, chats, states):
         return list(self.sure)
 
