@@ -553,8 +553,9 @@ class Memory:
         """Whether the head is an older version that was made the head again. It stays as it is until something new
         is told."""
         head = self.ledger.head(owner)
-        same = head is not None and self._book is not None and head.learner == self._book.learner.fingerprint
-        return same and head.reason.startswith(WENT_BACK)
+        if head is None or self._book is None:
+            return False
+        return head.learner == self._book.learner.fingerprint and head.reason.startswith(WENT_BACK)
 
     def _commit(self, lesson: _Lesson, change: Change | None) -> LearnReport | None:
         """Stores a lesson in one transaction. None when the memory changed meanwhile: it is read again."""
