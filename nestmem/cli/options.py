@@ -68,7 +68,9 @@ Embedder = Annotated[
 ]
 Rule = Annotated[
     str,
-    typer.Option("--rule", help="How weights are written: nested, additive, rls or tmem.", rich_help_panel=PANEL),
+    typer.Option(
+        "--rule", help="How weights are written: nested, additive, rls or tmem.", rich_help_panel=PANEL
+    ),
 ]
 
 
