@@ -86,11 +86,12 @@ class BankedModel:
         """Run the model once without gradient and keep what the blocks with banks received. As `using`, it is not
         reentrant."""
         blocks = blocks_of(self.model)[self.sites[0].block :]
-        seen: list[tuple[Tensor, dict[str, Any]]] = []
+        seen: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
 
         def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            seen.append((hidden, {name: value for name, value in kwargs.items() if name != "hidden_states"}))
+            named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            seen.append((hidden, args[1:], named))
 
         handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
         try:
@@ -99,7 +100,7 @@ class BankedModel:
         finally:
             for handle in handles:
                 handle.remove()
-        return Lower(seen[0][0], tuple(kwargs for _, kwargs in seen))
+        return Lower(seen[0][0], tuple((rest, named) for _, rest, named in seen))
 
     def upper(self, lower: Lower, positions_BT: Tensor, banks: Banks | None) -> Tensor:
         """Logits (N, V) of the chosen positions (a mask), from the kept hidden states upwards, with `banks` on."""
@@ -109,8 +110,8 @@ class BankedModel:
     def _upper(self, lower: Lower, positions_BT: Tensor) -> Tensor:
         hidden = lower.hidden
         blocks = blocks_of(self.model)[self.sites[0].block :]
-        for block, arguments in zip(blocks, lower.arguments, strict=True):
-            out = block(hidden, **arguments)
+        for block, (rest, named) in zip(blocks, lower.arguments, strict=True):
+            out = block(hidden, *rest, **named)
             hidden = out if isinstance(out, Tensor) else out[0]
         hidden = final_norm_of(self.model)(hidden)[positions_BT]
         logits = self.model.get_output_embeddings()(hidden)
@@ -160,10 +161,11 @@ class BankedModel:
 
 @dataclass(frozen=True)
 class Lower:
-    """What enters the first block with banks: hidden states (B, T, D), and each upper block's other arguments."""
+    """What enters the first block with banks: hidden states (B, T, D), and each upper block's other arguments, by place
+    and by name."""
 
     hidden: Tensor
-    arguments: tuple[dict[str, Any], ...]
+    arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
 
 
 def apply_bank(keys_BTR: Tensor, bank_UOR: Tensor) -> Tensor:

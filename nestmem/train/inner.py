@@ -238,8 +238,8 @@ def written_logits(banked: BankedModel, part: Part) -> Tensor:
     model, hidden = banked.model, part.lower.hidden
     with sdpa_kernel(SDPBackend.MATH):
         blocks = blocks_of(model)[banked.sites[0].block :]
-        for block, arguments in zip(blocks, part.lower.arguments, strict=True):
-            out = block(hidden, **arguments)
+        for block, (rest, named) in zip(blocks, part.lower.arguments, strict=True):
+            out = block(hidden, *rest, **named)
             hidden = out if isinstance(out, Tensor) else out[0]
     chosen = final_norm_of(model)(hidden)[:, :-1][part.rows.weights[:, 1:] > 0]
     logits = model.get_output_embeddings()(chosen)

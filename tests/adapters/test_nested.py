@@ -213,10 +213,17 @@ def test_a_damaged_snapshot_is_named(weights: FastWeights, payloads: list[bytes]
     weights.rule_object.adopt(b"")
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_from_the_kept_hidden_states_upwards(tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
-    """Keys, errors, loss and logits equal those of the whole model."""
-    weights = FastWeights(tiny(kind), tokenizer, rule="additive", rank=8, last=2)
+@pytest.mark.parametrize(
+    ("kind", "attention"),
+    [(kind, "eager") for kind in CONFIGS] + [(kind, "sdpa") for kind in CONFIGS if kind != "gemma2"],
+)
+def test_from_the_kept_hidden_states_upwards(
+    tokenizer: PreTrainedTokenizerFast, kind: str, attention: str
+) -> None:
+    """Keys, errors, loss and logits equal those of the whole model, also where blocks get their mask by place."""
+    whole = tiny(kind)
+    whole.set_attn_implementation(attention)
+    weights = FastWeights(whole, tokenizer, rule="additive", rank=8, last=2)
     model = weights.banked
     row = weights.encode_pair(*TOLD[1])
     ids, wanted = torch.tensor([row.ids]), torch.tensor([row.weights])
