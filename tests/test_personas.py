@@ -126,7 +126,7 @@ def test_invented_values_follow_the_hash_rule():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_placeholder_is_filled_and_every_statement_holds_its_value(split):
+def test_every_slot_is_filled_and_every_statement_holds_its_value(split):
     generator, rng = PersonaGenerator(split), random.Random(11)
     for key, topic in module._topics(split).items():
         value = generator.value(key, rng)

@@ -104,7 +104,7 @@ class FastWeights:
         self._lock = threading.RLock()
         self._cache: OrderedDict[str, list[Tensor]] = OrderedDict()
         self.settings = settings or self._calibrated()
-        self._unrelated = [
+        self.unrelated = [
             *(self.encode_pair(*pair) for pair in unrelated.CHATS),
             *(self._encode_text(text) for text in unrelated.PROSE),
         ]
@@ -470,7 +470,7 @@ class FastWeights:
     def _protection(self) -> list[Tensor] | None:
         if not self.settings.protect:
             return None
-        return [self.settings.protect * moment for moment in key_moments(self.banked, self._unrelated)]
+        return [self.settings.protect * moment for moment in key_moments(self.banked, self.unrelated)]
 
     def _fingerprint(self) -> str:
         """sha256 over all that decides what a write adds: base, bases, rule, settings, tokenizer and row shapes."""

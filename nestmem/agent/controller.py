@@ -480,6 +480,8 @@ class Memory:
                 continue
             pairs = prompts.grounded(self._pairs(item.text), item.text)
             by = "llm" if self.llm is not None else "writer"
+            if by == "writer":
+                pairs = prompts.affirmed(pairs, item.text)
             result += [(_written_item(item, q, a, by), by) for q, a in pairs] or [(item, "rules")]
         return result
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 
 from nestmem.agent.controller import Memory
@@ -71,28 +74,29 @@ class IdleSleeper:
         for owner in self.memory.ledger.scopes():
             if self._stopping.is_set() or self.memory.touched > began:
                 return
-            try:
-                if not self.memory.sleeper.due(owner):
-                    continue
+            failure = failure_of(self._sleep, owner)
+            if failure is not None:
+                self.errors[owner] = self.memory.sleeper.failed(owner, failure)
+        self._slept_at = began
+
+    def _sleep(self, owner: Scope) -> None:
+        with suppress(SleepBusy):
+            if self.memory.sleeper.due(owner):
                 self.reports[owner] = self.memory.sleep(owner)
                 self.errors.pop(owner, None)
-            except SleepBusy:
-                continue
-            except Exception as error:  # noqa: BLE001
-                # Nobody waits for this thread: what it raised would be lost, and no user would sleep any more. A model
-                # may raise anything (out of memory, a broken kernel), so one user's failure is noted and the next
-                # user sleeps.
-                self.errors[owner] = self.memory.sleeper.failed(owner, error)
-        self._slept_at = began
 
     def _work(self) -> None:
         while not self._stopping.wait(self.check_seconds):
-            if not self.quiet():
-                continue
-            try:
-                self.sleep_all()
-                self.error = None
-            except Exception as error:  # noqa: BLE001
-                # The outermost loop of the thread, for what is not one user's sleep (the ledger cannot be read just
-                # now): noted, and tried again after the next check, for the same reason.
-                self.error = described(error)
+            if self.quiet():
+                failure = failure_of(self.sleep_all)
+                self.error = described(failure) if failure is not None else None
+
+
+def failure_of(work: Callable[..., None], *arguments: object) -> BaseException | None:
+    """Does the work in a thread of its own and returns what it raised, None when all went well.
+
+    Nobody waits for an idle worker: what a model raises there (out of memory, a broken kernel) must neither be lost
+    nor keep the other users from sleeping.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="nestmem-sleep") as pool:
+        return pool.submit(work, *arguments).exception()

@@ -80,6 +80,26 @@ def parse_llm_pairs(written: str) -> list[tuple[str, str]]:
     return [(q.strip(), a.strip()) for q, a in found if _sane(q, a)][:MAX_PAIRS]
 
 
+_DENIED = re.compile(r"\b(?:not|never|neither|nor|no longer|cannot)\b|n['’]t\b", re.IGNORECASE)
+
+
+def affirmed(pairs: list[tuple[str, str]], statement: str) -> list[tuple[str, str]]:
+    """The pairs whose answer the statement does not deny: a small writer reads past a "not".
+
+    >>> affirmed([("Which colour do I like best?", "blue")], "My favourite colour is not blue.")
+    []
+    >>> affirmed([("What is my dog called?", "Biscuit")], "My dog is not called Rook but Biscuit.")
+    [('What is my dog called?', 'Biscuit')]
+    """
+
+    def denied(answer: str) -> bool:
+        before = statement[: max(0, statement.casefold().find(answer.casefold()))]
+        clause = re.split(r"[.,;:!?]|\bbut\b", before)[-1]
+        return bool(_DENIED.search(clause))
+
+    return [(question, answer) for question, answer in pairs if not denied(answer)]
+
+
 def grounded(pairs: Iterable[tuple[str, str]], statement: str) -> list[tuple[str, str]]:
     """The pairs whose answer stands in the statement word for word (case and spacing aside), each answer once.
 

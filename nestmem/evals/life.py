@@ -25,7 +25,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nestmem.adapters import unrelated
 from nestmem.adapters.fast_weights import FastWeights
 from nestmem.adapters.nested import Fit, NestedRule, NestedState, fit, key_moments
 from nestmem.adapters.rows import Row, pack_rows
@@ -356,19 +355,10 @@ def prepare(weights: FastWeights, arm: Arm, *, seed: int) -> FastWeights:
         own.rule_object = AdditiveRule(own.banked, own.settings, weights=given)
     elif rule == "nested":
         strength = own.settings.protect if arm.protect is None else arm.protect
-        moments = key_moments(own.banked, unrelated_rows(own)) if strength else []
+        moments = key_moments(own.banked, own.unrelated) if strength else []
         protect = [strength * moment for moment in moments] or None
         own.rule_object = NestedRule(own.banked, own.settings, protect=protect, levels=arm.levels)
     return own
-
-
-def unrelated_rows(weights: FastWeights) -> list[Row]:
-    """The package's unrelated text as rows, every token predicted in prose, the answers in chats."""
-    rows = [weights.encode_pair(*pair) for pair in unrelated.CHATS]
-    for text in unrelated.PROSE:
-        ids = weights.tokenizer(text, add_special_tokens=False)["input_ids"]
-        rows.append(Row(ids=ids, weights=[0.0] + [1.0] * (len(ids) - 1)))
-    return rows
 
 
 def walk(

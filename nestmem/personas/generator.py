@@ -178,7 +178,7 @@ def _first_upper(text: str) -> str:
 
 
 def _owner_words(owner: dict[str, str]) -> dict[str, str]:
-    """Return what the placeholders about an owner stand for."""
+    """Return what the slots about an owner stand for."""
     subject, objective, possessive = _PRONOUNS[owner["pronoun"]]
     phrase = owner["phrase"]
     return {
@@ -194,7 +194,7 @@ def _owner_words(owner: dict[str, str]) -> dict[str, str]:
 
 
 def _fill(template: str, words: dict[str, str]) -> str:
-    """Replace the placeholders found in words, leaving the others alone."""
+    """Replace the slots found in words, leaving the others alone."""
     return re.sub(r"\{\w+\}", lambda match: words.get(match[0], match[0]), template)
 
 
@@ -212,9 +212,9 @@ def _starts_with_vowel_sound(value: str) -> bool:
 
 def _with_value(template: str, value: str, old: str | None) -> str:
     """Put the value, and the replaced one, into a statement, choosing "a" or "an"."""
-    for placeholder, text in (("{v}", value), ("{old}", old or "")):
+    for slot, text in (("{v}", value), ("{old}", old or "")):
         if _starts_with_vowel_sound(text):
-            template = re.sub(rf"\b([Aa]) {re.escape(placeholder)}", rf"\1n {placeholder}", template)
+            template = re.sub(rf"\b([Aa]) {re.escape(slot)}", rf"\1n {slot}", template)
     text = _fill(template, {"{v}": value, "{old}": old or ""})
     return re.sub(r"(?<!\.)\.\.$", ".", text)
 

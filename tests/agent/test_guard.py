@@ -627,3 +627,13 @@ def test_what_answers_rest_on_is_counted():
     uses = memory.ledger.uses(ADA)
     assert uses[home.id].uses == 3
     assert dog.id not in uses
+
+
+def test_a_writer_that_reads_past_a_not_is_not_believed():
+    learner = EchoLearner(writer=lambda text: [("Which colour do I like best?", "blue")])
+    memory = Memory(Ledger(":memory:"), learner=learner)
+    tell(memory, "My favourite colour is not blue.")
+    assert [m.answer for m in memory.ledger.memories(Scope(user="ada")) if m.answer] == []
+    told = Memory(Ledger(":memory:"), learner=learner)
+    tell(told, "Of all the colours there are, it is blue that I would paint everything in.")
+    assert [m.answer for m in told.ledger.memories(Scope(user="ada")) if m.answer] == ["blue"]
