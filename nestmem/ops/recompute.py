@@ -90,9 +90,10 @@ class _Recompute(torch.autograd.Function):
 def _check_leaves(outputs: list[Tensor], known: list[Tensor]) -> None:
     """The graph of the outputs ends in known tensors only."""
     allowed = {id(x) for x in known}
-    stack = [x.grad_fn for x in outputs if x.grad_fn is not None]
-    # What made an alias of an argument is not the function's.
-    seen = {*stack, *(x.grad_fn for x in known if x.grad_fn is not None)}
+    # What made an alias of an argument is not the function's, also where the function returns the argument itself.
+    seen = {x.grad_fn for x in known if x.grad_fn is not None}
+    stack = [x.grad_fn for x in outputs if x.grad_fn is not None and x.grad_fn not in seen]
+    seen.update(stack)
     while stack:
         node = stack.pop()
         variable = getattr(node, "variable", None)

@@ -9,10 +9,30 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestmem.core import MLP, DeltaGradientDescent, GradientDescent, Momentum
+from nestmem.core import (
+    MLP,
+    Adam,
+    DeltaGradientDescent,
+    GradientDescent,
+    Momentum,
+    State,
+    load_state,
+    save_state,
+    state,
+    static,
+)
 from nestmem.errors import InputError
 from nestmem.ops.endtoend import EndToEndState, Level, chunked, init, recurrent
-from tests.ops.rule_endtoend import WIDTH, fast_weights, first_carry, outer_weights, step
+from nestmem.ops.recompute import recomputed
+from tests.ops.rule_endtoend import (
+    WIDTH,
+    fast_weights,
+    first_carry,
+    memories,
+    outer_weights,
+    remembering,
+    step,
+)
 
 QUICK, SLOW = ("up", "bias", "down"), ("slow",)
 
@@ -400,6 +420,196 @@ def test_the_inner_step_of_a_memory_is_the_same_write() -> None:
     expected, end = titans.scan(begin, k[:, None], k[:, None], v[:, None], Gates(rate=0.1))
     torch.testing.assert_close(out, expected[:, 0])
     torch.testing.assert_close(after.weights["0"], end.weights["0"][:, 0])
+
+
+@state
+class GrowingCache(State):
+    """Every key and value so far of one sequence, [B, n, width], and how many there are."""
+
+    key: Tensor
+    value: Tensor
+    position: int = static(default=0)
+
+
+def attending(outer, fast, inputs, carry):
+    """Attention to every token so far, with a place added to each; a fast matrix before, another after."""
+    x = inputs["x"]
+    n, past = x.shape[0], carry.position
+    place = torch.arange(past, past + n, dtype=x.dtype)[:, None] / 7
+    z = torch.tanh((x + place) @ fast["slow"])
+    key = torch.cat([carry.key, z @ outer["key"]])
+    value = torch.cat([carry.value, z @ outer["value"]])
+    mask = torch.arange(past + n)[None] <= torch.arange(past, past + n)[:, None]
+    score = (z @ outer["query"] @ key.mT).masked_fill(~mask, float("-inf"))
+    z = z + score.softmax(-1) @ value
+    out = (z + torch.tanh(z @ fast["up"] + fast["bias"]) @ fast["down"]) @ outer["out"]
+    after = GrowingCache(key=key, value=value, position=past + n)
+    return (out - inputs["target"]).square().sum(-1), out, after
+
+
+@pytest.mark.parametrize("carried", ["grows", "remembers"])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_state_in_the_carry_grows_and_counts(carried: str, checkpoint: bool) -> None:
+    levels = (
+        Level(period=2, names=QUICK, rate=0.3, clip=0.8),
+        Level(period=4, names=SLOW, rate=0.2),
+    )
+    inputs, total = sequences(2, 9), 9
+    made = remembering if carried == "remembers" else attending
+
+    def run(form, cuts):
+        fast = {n: w.requires_grad_() for n, w in first().items()}
+        outer = {n: w.requires_grad_() for n, w in outer_weights().items()}
+        if carried == "remembers":
+            carry = memories(2, fast["up"])
+        else:
+            empty = torch.zeros(2, 0, WIDTH, dtype=torch.float64)
+            carry = GrowingCache(key=empty, value=empty)
+        state, losses, begin = init(fast, 2, levels=levels, carry=carry), [], 0
+        for end in [*cuts, total]:
+            piece = pytree.tree_map(lambda x: x[:, begin:end], inputs)  # noqa: B023
+            loss, _, state = form(made, outer, piece, state, levels=levels, checkpoint=checkpoint)
+            losses.append(loss)
+            begin = end
+        losses = torch.cat(losses, 1)
+        parts = [x for x in pytree.tree_leaves(state) if isinstance(x, Tensor)]
+        total_loss = losses.mean() + sum(x.square().mean() for x in parts if x.requires_grad)
+        return losses, state, parts, torch.autograd.grad(total_loss, [*outer.values(), *fast.values()])
+
+    losses, after, parts, gradients = run(recurrent, [])
+    at = after.live["delta"].position if carried == "remembers" else after.live.position
+    before = after.carry["deep"].position if carried == "remembers" else after.carry.position
+    assert (at, before) == (9, 8)
+    if carried == "grows":
+        assert after.live.key.shape == (2, 9, WIDTH)
+    for cuts in ([], *([s] for s in range(1, total)), range(1, total)):
+        found = run(chunked, list(cuts))
+        torch.testing.assert_close(found[0], losses, rtol=1e-10, atol=1e-10)
+        assert pytree.tree_structure(found[1]) == pytree.tree_structure(after)
+        for a, b in zip((*found[2], *found[3]), (*parts, *gradients), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_states_in_the_carry_are_saved_and_mapped(tmp_path) -> None:
+    levels = Level(period=3, rate=0.3)
+    inputs, outer = sequences(3, 8), outer_weights()
+    cut = lambda a, b: pytree.tree_map(lambda x: x[:, a:b], inputs)  # noqa: E731
+    begin = init(first(), 3, levels=levels, carry=memories(3, first()["up"]))
+    whole, _, _ = chunked(remembering, outer, inputs, begin, levels=levels)
+    losses, _, state = chunked(remembering, outer, cut(0, 5), begin, levels=levels)
+    save_state(tmp_path / "state.safetensors", state)
+    loaded, _ = load_state(tmp_path / "state.safetensors")
+    rest, _, _ = chunked(remembering, outer, cut(5, 8), loaded, levels=levels)
+    torch.testing.assert_close(torch.cat([losses, rest], 1), whole)
+
+    alone = init(first(), 1, levels=levels, carry=memories(1, first()["up"]))
+
+    def one(x: Tensor, target: Tensor) -> Tensor:
+        each = {"x": x[None], "target": target[None]}
+        return chunked(remembering, outer, each, alone, levels=levels)[0][0]
+
+    torch.testing.assert_close(torch.func.vmap(one)(inputs["x"], inputs["target"]), whole)
+
+
+@pytest.mark.parametrize("form", [chunked, recurrent])
+def test_another_state_than_the_carry_s_is_refused(form) -> None:
+    levels = Level(period=3, rate=0.3)
+    begin = init(first(), 2, levels=levels, carry=memories(2, first()["up"]))
+
+    def wrong(outer, fast, inputs, carry):
+        losses, out, after = remembering(outer, fast, inputs, carry)
+        cache = GrowingCache(key=after["last"][None], value=after["last"][None])
+        return losses, out, after | {"delta": cache}
+
+    with pytest.raises(InputError, match=r"'MemoryState'.*; got .*'GrowingCache'"):
+        form(wrong, outer_weights(), sequences(2, 4), begin, levels=levels)
+
+
+def test_recomputing_a_function_that_returns_its_argument() -> None:
+    x, y = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    # The second, a view, is only handed through.
+    product, same = recomputed(lambda a, b: (a * b, b), x, (2 * y).expand(2, 3))
+    found = torch.autograd.grad((product.sum() + 3 * same.sum()), [x, y], create_graph=True)
+    torch.testing.assert_close(found, (torch.full((3,), 4.0), torch.full((3,), 16.0)))
+
+
+def test_nested_level_is_a_plain_loop() -> None:
+    # One sequence, one matrix, by hand: three writes and a restart, which takes the place of the fourth.
+    inputs = sequences(1, 10)
+    level = Level(period=2, rate=0.3, clip=0.7, restart=8, restart_rate=0.4)
+
+    def linear(outer, fast, inputs, carry):
+        out = torch.tanh(inputs["x"] @ fast["w"])
+        return (out - inputs["target"]).square().sum(-1), out, carry
+
+    start = torch.eye(WIDTH, dtype=torch.float64)
+    losses, _, after = chunked(linear, {}, inputs, init({"w": start}, 1, levels=level), levels=level)
+    w, total, expected = start, torch.zeros_like(start), []
+    for begin in range(0, 10, 2):
+        leaf = w.clone().requires_grad_()
+        x, target = (inputs[n][0, begin : begin + 2] for n in ("x", "target"))
+        loss = (torch.tanh(x @ leaf) - target).square().sum(-1)
+        (g,) = torch.autograd.grad(loss.sum(), leaf)
+        expected.append(loss.detach())
+        total = total + g
+        if begin + 2 == 8:
+            mean = total / 8
+            w = start = start - 0.4 * mean * min(1.0, 0.7 / float(mean.norm()))
+            total = torch.zeros_like(total)
+        else:
+            w = w - 0.3 * g / 2 * min(1.0, 0.7 / float((g / 2).norm()))
+    torch.testing.assert_close(losses[0], torch.cat(expected))
+    torch.testing.assert_close(after.weights["w"][0], w)
+    torch.testing.assert_close(after.initial["w"][0], start)
+    torch.testing.assert_close(after.gathered["w"][0], total)
+
+
+def test_a_restart_at_the_rate_of_the_writes_is_none() -> None:
+    inputs = sequences(2, 14)
+    never = Level(period=2, rate=0.1, average=False)
+    again = Level(period=2, rate=0.1, average=False, restart=4, restart_rate=0.1)
+    found = [
+        chunked(step, outer_weights(), inputs, start(first(), 2, level), levels=level)
+        for level in (never, again)
+    ]
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-10, atol=1e-10)
+    for n, w in found[0][2].weights.items():
+        torch.testing.assert_close(w, found[1][2].weights[n], rtol=1e-10, atol=1e-10)
+
+
+def test_a_restart_at_rate_zero_returns_to_the_initial_weights() -> None:
+    level = Level(period=2, rate=0.3, optimizer=Adam(eps=1e-3), restart=6, restart_rate=0.0)
+    begin = start(first(), 2, level)
+    _, _, after = chunked(step, outer_weights(), sequences(2, 6), begin, levels=level)
+    assert all(torch.equal(after.weights[n], w.expand(2, *w.shape)) for n, w in first().items())
+    assert all(not bool(x.any()) for x in pytree.tree_leaves(after.slots))
+
+
+def test_a_learned_restart_rate() -> None:
+    inputs = sequences(1, 7)
+
+    def loss(rate: Tensor, slow: Tensor) -> Tensor:
+        level = Level(period=2, rate=rate, clip=0.8, restart=4, restart_rate=slow)
+        return chunked(step, outer_weights(), inputs, start(first(), 1, level), levels=level)[0].mean()
+
+    rates = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.3, 0.2)]
+    assert torch.autograd.gradcheck(loss, rates)
+    assert all(bool(g != 0) for g in torch.autograd.grad(loss(*rates), rates))
+
+
+def test_nested_levels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="restart 5 is not a multiple of the period, 2 tokens"):
+        Level(period=2, restart=5)
+    with pytest.raises(InputError, match="restart 4 is not a multiple of the period, None"):
+        Level(period=None, restart=4)
+    with pytest.raises(InputError, match="restart is a whole number of tokens"):
+        Level(period=2, restart=0)
+    with pytest.raises(InputError, match="restart_rate is -1"):
+        Level(period=2, restart=4, restart_rate=-1)
+    plain_level, nested = Level(period=2), Level(period=2, restart=4)
+    for one, other in ((plain_level, nested), (nested, plain_level)):
+        with pytest.raises(InputError, match=r"restart .*, which the state was not made for"):
+            chunked(step, outer_weights(), sequences(2, 4), start(first(), 2, one), levels=other)
 
 
 MEASURE = """

@@ -16,7 +16,15 @@ from torch.utils import _pytree as pytree
 
 from nestmem.core import Weights
 from nestmem.core.optimizer import Slots
-from nestmem.ops.endtoend.levels import EndToEndState, Level, Step, accept, check_results, check_step
+from nestmem.ops.endtoend.levels import (
+    EndToEndState,
+    Level,
+    Step,
+    accept,
+    check_results,
+    check_step,
+    fresh_slots,
+)
 from nestmem.ops.recompute import recomputed
 
 
@@ -45,11 +53,13 @@ def chunked(
     step(outer, fast, inputs, carry) -> (losses [n], outputs, carry) is a pure function of ONE sequence and n <= C
     tokens. `outer` are the slow weights, `fast` name -> [...] this sequence's fast ones, `inputs` the tensors
     [n, ...] given here as [B, T, ...], `carry` what a later token needs of earlier ones (a key-value cache, a
-    position), of fixed shapes. Its law: n tokens at once = token by token, each with the carry of the one before.
+    position). Its tensors keep their shapes; a State in it looks after itself, so that its static numbers (a
+    position) may change and its tensors grow. The step's law: n tokens at once = token by token, each with the carry of
+    the one before.
     `outputs` are any tensors [n, ...]. Everything that is to be learned comes in through the arguments, nothing
     through a closure; the step draws no random numbers (dropout belongs before it).
 
-    outer, inputs, carry, outputs: a tensor, or dicts and tuples of them (outer: any pytree)
+    outer, inputs, carry, outputs: a tensor, or dicts and tuples of them (outer: any pytree; carry: States too)
     levels one, or several that share out the fast weights; each period is a multiple of the chunk
     chunk  tokens per call of the step; the shortest period by default
     second_order=False treats inner gradients as constants, for a cheaper and different outer gradient
@@ -69,7 +79,7 @@ def chunked(
     batch row; no state is returned then, so nothing was updated.
 
     TTT-E2E, arXiv 2512.23675v2; the Continuum Memory System with the language-model loss, Nested Learning,
-    arXiv 2512.24695, eq. 70-71 and 73 (average=False).
+    arXiv 2512.24695, eq. 70-71 and 73 (average=False), eq. 72 (Level.restart).
 
     >>> from nestmem.ops.endtoend import init
     >>> def step(outer, fast, x, carry):
@@ -82,7 +92,7 @@ def chunked(
     tensor([3.0000, 3.0000, 2.4300, 1.9200])
     """
     written, unit, tokens = accept(inputs, state, levels, chunk, check)
-    rates = {str(i): (level.rate, level.decay, level.momentum) for i, level, _ in written}
+    rates = {str(i): level.gates for i, level, _ in written}
     losses, outputs = [], []
     start = 0
     waiting = state.position % unit
@@ -99,16 +109,15 @@ def chunked(
             state.weights,
             state.slots if full else {},
             state.gradients if full else {},
+            state.initial if full else {},
+            state.gathered if full else {},
             whole if full else piece,
             state.carry if full else state.live,
             rates,
         )
         found, out, carry, new = recomputed(run, *args) if checkpoint else run(*args)
         if full:
-            weights, slots, gradients = new
-            state = state.replace(
-                weights=state.weights | weights, slots=slots, gradients=gradients, carry=carry
-            )
+            state = state.replace(**new | {"weights": state.weights | new["weights"]}, carry=carry)
             found, out = found[:, waiting:], _cut(out, waiting, unit)
         state = state.replace(live=carry, position=position)
         losses.append(found)
@@ -139,10 +148,12 @@ class _Run:
         weights: Weights,
         slots: dict[str, Slots],
         gradients: Weights,
+        initial: Weights,
+        gathered: Weights,
         inputs: Any,
         carry: Any,
         rates: dict[str, tuple],
-    ) -> tuple[Tensor, Any, Any, tuple[Weights, dict[str, Slots], Weights]]:
+    ) -> tuple[Tensor, Any, Any, dict[str, Any]]:
         n = pytree.tree_leaves(inputs)[0].shape[1]
 
         def total(fast: Weights, inputs: Any, carry: Any) -> tuple[Tensor, tuple[Tensor, Any, Any]]:
@@ -160,22 +171,30 @@ class _Run:
         if self.check:
             check_results(losses, new, (self.position - 1) // self.chunk, self.position - n)
         if not learn:
-            return losses, outputs, carried, ({}, slots, gradients)
+            kept = {"slots": slots, "gradients": gradients, "initial": initial, "gathered": gathered}
+            return losses, outputs, carried, {"weights": {}, **kept}
         if not self.second_order:
             new = {name: g.detach() for name, g in new.items()}
-        return losses, outputs, carried, self._write(weights, slots, gradients, new, rates)
+        written = self._write(weights, slots, gradients, initial, gathered, new, rates)
+        return losses, outputs, carried, written
 
     def _write(
         self,
         weights: Weights,
         slots: dict[str, Slots],
         gradients: Weights,
+        initial: Weights,
+        gathered: Weights,
         new: Weights,
         rates: dict[str, tuple],
-    ) -> tuple[Weights, dict[str, Slots], Weights]:
-        """Add the chunk's gradient to every level's sum, and write the levels whose period ends. New weights only."""
+    ) -> dict[str, Any]:
+        """Add the chunk's gradient to every level's sums, and write the levels whose period ends.
+
+        Returns the state's fields that change; of the weights only those that were written.
+        """
         changed: Weights = {}
-        slots, gradients = dict(slots), dict(gradients)
+        slots, gradients, initial = dict(slots), dict(gradients), dict(initial)
+        gathered = {n: g + new[n] for n, g in gathered.items()}
         for number, level, names in self.written:
             assert level.period is not None
             sums = {n: gradients[n] + new[n] if n in gradients else new[n] for n in names}
@@ -183,21 +202,51 @@ class _Run:
                 gradients |= sums
                 continue
             gradients |= {n: torch.zeros_like(g) for n, g in sums.items() if n in gradients}
-            if level.average:
-                sums = {n: g / level.period for n, g in sums.items()}
-            if level.clip is not None:
-                sums = _clipped(sums, level.clip)
-            mine = {n: weights[n] for n in names}
-            like = mine[names[0]]
-            rate, decay, momentum = (torch.as_tensor(x).to(like) for x in rates[str(number)])
-
-            def update(w: Weights, g: Weights, s: Slots) -> tuple[Weights, Slots]:
-                return level.optimizer.update(w, g, s, rate, decay, momentum, {})  # noqa: B023
-
-            # Mapped over the sequences, an optimizer that looks at whole tensors cannot mix them.
-            mine, slots[str(number)] = torch.func.vmap(update)(mine, sums, slots[str(number)])
+            like = weights[names[0]]
+            rate, decay, momentum, restart_rate = (torch.as_tensor(x).to(like) for x in rates[str(number)])
+            if level.restart is not None and self.position % level.restart == 0:
+                found = _scaled({n: gathered[n] for n in names}, level, level.restart)
+                mine = {n: initial[n] - restart_rate * g for n, g in found.items()}
+                initial |= mine
+                gathered |= {n: torch.zeros_like(g) for n, g in found.items()}
+                slots[str(number)] = fresh_slots(level, mine)
+            else:
+                mine, slots[str(number)] = _updated(
+                    level,
+                    {n: weights[n] for n in names},
+                    _scaled(sums, level, level.period),
+                    slots[str(number)],
+                    (rate, decay, momentum),
+                )
             changed |= mine
-        return changed, slots, gradients
+        return {
+            "weights": changed,
+            "slots": slots,
+            "gradients": gradients,
+            "initial": initial,
+            "gathered": gathered,
+        }
+
+
+def _updated(
+    level: Level, weights: Weights, gradients: Weights, slots: Slots, gates: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Weights, Slots]:
+    """The optimizer's write, mapped over the sequences: one that looks at whole tensors cannot mix them."""
+    # Writes are counted the same for all sequences. Outside the map an optimizer may also decide by the count.
+    counts = {name: {n: x[0] for n, x in parts.items()} for name, parts in slots.items() if name == "count"}
+    own = {name: parts for name, parts in slots.items() if name not in counts}
+
+    def update(w: Weights, g: Weights, s: Slots) -> tuple[Weights, Slots]:
+        return level.optimizer.update(w, g, s | counts, *gates, {})
+
+    return torch.func.vmap(update)(weights, gradients, own)
+
+
+def _scaled(sums: Weights, level: Level, tokens: int) -> Weights:
+    """The gradient of that many tokens: their mean or sum, clipped."""
+    if level.average:
+        sums = {n: g / tokens for n, g in sums.items()}
+    return sums if level.clip is None else _clipped(sums, level.clip)
 
 
 def _clipped(gradients: Weights, limit: float) -> Weights:

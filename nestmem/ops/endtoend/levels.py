@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestmem.core import DeltaGradientDescent, GradientDescent, InnerOptimizer, State, Weights, state, static
-from nestmem.core.checks import RANGES, check_class, check_finite, check_range, check_state_kind, transformed
+from nestmem.core.checks import (
+    RANGES,
+    check_class,
+    check_finite,
+    check_range,
+    check_state_kind,
+    check_whole,
+    transformed,
+)
 from nestmem.core.optimizer import Slots
 from nestmem.errors import InputError
 
@@ -33,7 +41,18 @@ class Level:
     decay      the share of the weights kept at a write, 0 < decay <= 1 (1 - weight decay)
     momentum   the share of the momentum kept, for an optimizer that has one
     average    True: the mean of the period's token gradients (TTT-E2E); False: their sum (Nested Learning, eq. 71)
-    optimizer  any of nestmem.core that needs no layer inputs
+    optimizer  any of nestmem.core or nestmem.optim.inner that needs no layer inputs
+    restart    tokens, a multiple of the period, after which the weights start again from initial weights that are
+               learned at that slower pace (the nested CMS, Nested Learning, eq. 72); None: they never start again
+
+    With a restart, and j counting its spans of s tokens, in the place of the write that ends the span:
+
+        g_j = (1/s) sum_{t in span j} dl_t/dW     at the weights in force at t; clipped; average=False: the sum
+        initial_j = initial_{j-1} - restart_rate g_j;    W <- initial_j;    the optimizer starts afresh
+
+    The paper leaves open which gradient the slower level learns the initial weights by; this is the first order of
+    the meta-gradient, dW_t/dinitial taken as 1. With gradient descent, no decay, no clip and sums, restart_rate =
+    rate makes the restart the write it replaces, so the level is one that never restarts.
     """
 
     period: int | None
@@ -44,6 +63,8 @@ class Level:
     momentum: float | Tensor = 0.0
     average: bool = True
     optimizer: InnerOptimizer = field(default_factory=GradientDescent)
+    restart: int | None = None
+    restart_rate: float | Tensor = 1.0
 
     def __post_init__(self) -> None:
         whole = isinstance(self.period, int) and not isinstance(self.period, bool)
@@ -57,12 +78,23 @@ class Level:
             raise InputError(
                 "DeltaGradientDescent reads layer inputs, which a level has not; use GradientDescent()"
             )
-        for name in ("rate", "decay", "momentum"):
+        if self.restart is not None:
+            check_whole("restart", self.restart, unit=" of tokens")
+            if self.period is None or self.restart % self.period:
+                raise InputError(
+                    f"restart {self.restart} is not a multiple of the period, {self.period} tokens"
+                )
+        for name in ("rate", "decay", "momentum", "restart_rate"):
             value = torch.as_tensor(getattr(self, name))
             if value.ndim:
                 raise InputError(f"{name} is one number for the level; got shape {list(value.shape)}")
             check_finite(name, value)
-            check_range(name, value, *RANGES[name])
+            check_range(name, value, *RANGES[name.removeprefix("restart_")])
+
+    @property
+    def gates(self) -> tuple[float | Tensor, ...]:
+        """Rate, decay, momentum and restart_rate: what of a level may be learned."""
+        return self.rate, self.decay, self.momentum, self.restart_rate
 
 
 @state
@@ -73,6 +105,8 @@ class EndToEndState(State):
     shared     name -> [...]      weights of levels that are never written: one for all sequences
     slots      level's number -> the optimizer's own state
     gradients  name -> [B, ...]   sums over the finished chunks of the running period, for levels slower than a chunk
+    initial    name -> [B, ...]   where weights start again, for levels with a restart
+    gathered   name -> [B, ...]   their gradients, summed over the finished chunks since the last start
     carry      the step's carry before the current chunk, each [B, ...]
     live       the step's carry after the last token
     pending    the current chunk's inputs so far, each [B, C, ...], zeros after them
@@ -83,6 +117,8 @@ class EndToEndState(State):
     shared: Weights = field(default_factory=dict)
     slots: dict[str, Slots] = field(default_factory=dict)
     gradients: Weights = field(default_factory=dict)
+    initial: Weights = field(default_factory=dict)
+    gathered: Weights = field(default_factory=dict)
     carry: Any = ()
     live: Any = ()
     pending: Any = ()
@@ -101,7 +137,7 @@ def init(
     """The state before the first token.
 
     fast     name -> [...]  the learned initial weights, without a batch dimension
-    carry    the step's first carry (a key-value cache, say): dicts and tuples of tensors [B, ...]
+    carry    the step's first carry (a key-value cache, say): dicts and tuples of tensors [B, ...] and of States of them
     length   the longest sequence, in tokens, if known: a level whose period is at least that never takes effect
              within it, so it stays one set of weights for all sequences and costs no gradient
 
@@ -117,19 +153,34 @@ def init(
         if not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] != batch:
             found = list(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
             raise InputError(f"carry holds tensors [B, ...] with B = {batch}; got {found}")
-    weights, shared, slots, gradients = {}, {}, {}, {}
+    weights, shared, slots, gradients, initial = {}, {}, {}, {}, {}
     for number, (level, names) in enumerate(named):
         if level.period is None or (length is not None and level.period >= length):
             shared |= {n: fast[n] for n in names}
             continue
         mine = {n: fast[n].expand(batch, *fast[n].shape) for n in names}
-        slots[str(number)] = torch.func.vmap(level.optimizer.init)(mine)
+        slots[str(number)] = fresh_slots(level, mine)
         weights |= mine
         if level.period > unit:
             gradients |= {n: torch.zeros_like(w) for n, w in mine.items()}
+        if level.restart is not None:
+            initial |= mine
     return EndToEndState(
-        weights=weights, shared=shared, slots=slots, gradients=gradients, carry=carry, live=carry
+        weights=weights,
+        shared=shared,
+        slots=slots,
+        gradients=gradients,
+        initial=initial,
+        gathered={n: torch.zeros_like(w) for n, w in initial.items()},
+        carry=carry,
+        live=carry,
     )
+
+
+def fresh_slots(level: Level, weights: Weights) -> Slots:
+    """The optimizer's own state for weights [B, ...] before the first write, each part [B, ...]."""
+    # Where an optimizer draws numbers, all sequences get the same.
+    return torch.func.vmap(level.optimizer.init, randomness="same")(weights)
 
 
 def assign(levels: Level | Sequence[Level], names: Sequence[str]) -> list[tuple[Level, tuple[str, ...]]]:
@@ -216,17 +267,22 @@ def accept(
                 f"level {number} has period {level.period} and the chunk is {unit} tokens, which the state was not "
                 "made for; give init the same levels and chunk"
             )
+        again = level.restart is not None
+        if any((n in state.initial) != again for n in names):
+            raise InputError(
+                f"level {number} has restart {level.restart}, which the state was not made for; give init the same "
+                "levels"
+            )
         written.append((number, level, names))
     return written, unit, tokens
 
 
 def _check_slots(number: int, level: Level, names: tuple[str, ...], state: EndToEndState) -> None:
     """The slots are those that this level's optimizer makes."""
-    # An optimizer may draw numbers for its slots, which vmap refuses.
     if transformed():
         return
     slots = state.slots[str(number)]
-    made = torch.func.vmap(level.optimizer.init)({n: state.weights[n].detach()[:1] for n in names})
+    made = fresh_slots(level, {n: state.weights[n].detach()[:1] for n in names})
     found, expected = ({k: sorted(parts) for k, parts in each.items()} for each in (slots, made))
     if found != expected:
         raise InputError(
@@ -248,16 +304,21 @@ def check_step(n: int, carry: Any, result: Any) -> tuple[Tensor, Any, Any]:
         if not isinstance(x, Tensor) or not x.ndim or x.shape[0] != n:
             found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"step returns outputs [n, ...] with n = {n}; got {found}")
-    before, after = pytree.tree_leaves(carry), pytree.tree_leaves(carried)
-    if pytree.tree_structure(carry) != pytree.tree_structure(carried) or any(
-        a.shape != b.shape or a.dtype != b.dtype for a, b in zip(before, after, strict=True)
-    ):
+    (before, shape), (after, carried_shape) = (
+        pytree.tree_flatten(x, is_leaf=lambda x: isinstance(x, State)) for x in (carry, carried)
+    )
+    if shape != carried_shape or any(_kind(a) != _kind(b) for a, b in zip(before, after, strict=True)):
         raise InputError(
-            f"step returns a carry like the one it was given, {[list(x.shape) for x in before]} of "
-            f"{[x.dtype for x in before]}; got {[list(x.shape) for x in after]} of {[x.dtype for x in after]}. "
-            "Cut a cache to a fixed window, and give init the first carry"
+            f"step returns a carry like the one it was given, {[_kind(x) for x in before]}; got "
+            f"{[_kind(x) for x in after]}. Cut a cache to a fixed window or make it a State, which may grow, and "
+            "give init the first carry"
         )
     return losses, outputs, carried
+
+
+def _kind(x: Any) -> Any:
+    """What stays the same of a part of the carry from call to call: of a State, only its class."""
+    return (list(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_results(losses: Tensor, gradients: Weights, chunk: int, first: int) -> None:

@@ -12,6 +12,9 @@ from torch.utils import _pytree as pytree
 
 from nestmem.ops.endtoend.levels import EndToEndState, Level, Step, accept, check_results, check_step
 
+# The parts of the state that writes change.
+WRITTEN = ("weights", "slots", "gradients", "initial", "gathered")
+
 
 def recurrent(
     step: Step,
@@ -34,15 +37,11 @@ def recurrent(
     losses, outputs, parts = (
         pytree.tree_map(lambda *x: torch.stack(x), *each) for each in zip(*rows, strict=True)
     )
-    given = pytree.tree_leaves((outer, inputs, state, [level.rate for _, level, _ in written]))
+    given = pytree.tree_leaves((outer, inputs, state, [level.gates for _, level, _ in written]))
     if not torch.is_grad_enabled() or not any(isinstance(x, Tensor) and x.requires_grad for x in given):
         # Nothing outside is learned: the graph of the inner gradients ends here.
         losses, outputs, parts = pytree.tree_map(Tensor.detach, (losses, outputs, parts))
-    weights, slots, gradients, carry, live, pending = parts
-    after = state.replace(
-        weights=weights, slots=slots, gradients=gradients, carry=carry, live=live, pending=pending
-    )
-    return losses, outputs, after.replace(position=state.position + tokens)
+    return losses, outputs, state.replace(**parts, position=state.position + tokens)
 
 
 def _sequence(
@@ -56,9 +55,9 @@ def _sequence(
     tokens: int,
     second_order: bool,
     check: bool,
-) -> tuple[Tensor, Any, tuple]:
+) -> tuple[Tensor, Any, dict[str, Any]]:
     """The tokens of one sequence, from the start of the chunk that the state stands in."""
-    weights, slots, gradients = _row((state.weights, state.slots, state.gradients), row)
+    memory = _row({name: getattr(state, name) for name in WRITTEN}, row)
     carry = live = _row(state.carry, row)
     waiting = state.position % chunk
     begin = state.position - waiting
@@ -76,7 +75,7 @@ def _sequence(
             # not also the one by way of another level's earlier write.
             point = {
                 n: w.view_as(w) if w.requires_grad else w.detach().requires_grad_()
-                for n, w in weights.items()
+                for n, w in memory["weights"].items()
             }
             result = step(outer, point | state.shared, piece, carry)
             losses, outputs, live = check_step(stop - start, carry, result)
@@ -101,7 +100,7 @@ def _sequence(
                     (begin + start) // chunk,
                     begin + start,
                 )
-            weights, slots, gradients = _write(weights, slots, gradients, new, begin + stop, written)
+            memory = _write(memory, new, begin + stop, written)
             carry = live
     losses = torch.cat(all_losses)[waiting:]
     outputs = pytree.tree_map(lambda *x: torch.cat(x)[waiting:], *all_outputs)
@@ -109,31 +108,46 @@ def _sequence(
     pending = pytree.tree_map(
         lambda x: torch.cat([x[total - rest :], x.new_zeros(chunk - rest, *x.shape[1:])]), inputs
     )
-    return losses, outputs, (weights, slots, gradients, carry, live, pending)
+    return losses, outputs, memory | {"carry": carry, "live": live, "pending": pending}
 
 
-def _write(
-    weights: dict, slots: dict, gradients: dict, new: dict, position: int, written: list
-) -> tuple[dict, dict, dict]:
-    """Every level adds the chunk's gradient; those whose period ends here write."""
-    weights, slots, gradients = dict(weights), dict(slots), dict(gradients)
+def _write(memory: dict[str, Any], new: dict, position: int, written: list) -> dict[str, Any]:
+    """Every level adds the chunk's gradient; those whose period ends here write, or start again."""
+    weights, slots, gradients, initial, gathered = (dict(memory[name]) for name in WRITTEN)
     for number, level, names in written:
         g = {n: new[n] + gradients[n] if n in gradients else new[n] for n in names}
+        if level.restart is not None:
+            gathered |= {n: gathered[n] + new[n] for n in names}
         if position % level.period == 0:
-            if level.average:
-                g = {n: x / level.period for n, x in g.items()}
-            if level.clip is not None:
-                size = sum(x.square().sum() for x in g.values()) ** 0.5
-                if size > level.clip:
-                    g = {n: x * (level.clip / size) for n, x in g.items()}
-            like = next(iter(g.values()))
-            gates = [torch.as_tensor(x).to(like) for x in (level.rate, level.decay, level.momentum)]
-            mine = {n: weights[n] for n in names}
-            mine, slots[str(number)] = level.optimizer.update(mine, g, slots[str(number)], *gates, {})
+            like = weights[names[0]]
+            rate, decay, momentum, restart_rate = (torch.as_tensor(x).to(like) for x in level.gates)
+            if level.restart is not None and position % level.restart == 0:
+                slow = _scaled({n: gathered[n] for n in names}, level, level.restart)
+                mine = {n: initial[n] - restart_rate * slow[n] for n in names}
+                initial |= mine
+                gathered |= {n: torch.zeros_like(w) for n, w in mine.items()}
+                slots[str(number)] = level.optimizer.init(mine)
+            else:
+                mine = {n: weights[n] for n in names}
+                quick = _scaled(g, level, level.period)
+                mine, slots[str(number)] = level.optimizer.update(
+                    mine, quick, slots[str(number)], rate, decay, momentum, {}
+                )
             weights |= mine
             g = {n: torch.zeros_like(x) for n, x in g.items()}
         gradients |= {n: x for n, x in g.items() if n in gradients}
-    return weights, slots, gradients
+    return dict(zip(WRITTEN, (weights, slots, gradients, initial, gathered), strict=True))
+
+
+def _scaled(g: dict, level: Level, tokens: int) -> dict:
+    """The mean or sum over so many tokens, no longer than the clip."""
+    if level.average:
+        g = {n: x / tokens for n, x in g.items()}
+    if level.clip is not None:
+        size = sum(x.square().sum() for x in g.values()) ** 0.5
+        if size > level.clip:
+            g = {n: x * (level.clip / size) for n, x in g.items()}
+    return g
 
 
 def _row(tree: Any, row: int) -> Any:
