@@ -5,8 +5,12 @@ from nestmem.layers.base import GatedOutput, LayerState, Mixer, ShortConv
 from nestmem.layers.delta import DeltaNet
 from nestmem.layers.feedforward import SwiGLU
 from nestmem.layers.linear import Retention
+from nestmem.layers.self_modifying import SelfModifying
+from nestmem.layers.titans import Titans, TitansMAC, TitansMAG, TitansMAL
+from nestmem.layers.ttt import TTT
 
 __all__ = [
+    "TTT",
     "Attention",
     "DeltaNet",
     "GatedOutput",
@@ -14,6 +18,11 @@ __all__ = [
     "LayerState",
     "Mixer",
     "Retention",
+    "SelfModifying",
     "ShortConv",
     "SwiGLU",
+    "Titans",
+    "TitansMAC",
+    "TitansMAG",
+    "TitansMAL",
 ]

@@ -9,7 +9,18 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from nestmem.core import load_state, save_state
-from nestmem.layers import Attention, DeltaNet, Mixer, Retention
+from nestmem.layers import (
+    TTT,
+    Attention,
+    DeltaNet,
+    Mixer,
+    Retention,
+    SelfModifying,
+    Titans,
+    TitansMAC,
+    TitansMAG,
+    TitansMAL,
+)
 
 WIDTH, HEADS, TOKENS = 8, 2, 13
 
@@ -22,6 +33,20 @@ LAYERS: dict[str, Callable[[], Mixer]] = {
     "delta": lambda: DeltaNet(WIDTH, HEADS, chunk=4),
     "delta, negative": lambda: DeltaNet(WIDTH, HEADS, negative_eigenvalues=True, chunk=4),
     "gated delta": lambda: DeltaNet(WIDTH, HEADS, gated=True, chunk=4),
+    "ttt linear": lambda: TTT(WIDTH, HEADS, chunk=4),
+    "ttt mlp": lambda: TTT(WIDTH, HEADS, memory="mlp", chunk=4, expansion=2),
+    "ttt, conv, gate": lambda: TTT(WIDTH, HEADS, chunk=3, conv=3, gate=True),
+    "titans": lambda: Titans(WIDTH, HEADS, chunk=4),
+    "titans, linear": lambda: Titans(WIDTH, HEADS, depth=1, chunk=4, conv=0, momentum=False),
+    "titans, deep": lambda: Titans(WIDTH, HEADS, depth=3, chunk=5, persistent=3),
+    "titans mac": lambda: TitansMAC(WIDTH, HEADS, segment=4, persistent=3),
+    "titans mac, short chunks": lambda: TitansMAC(WIDTH, HEADS, segment=5, chunk=2, conv=0, persistent=0),
+    "titans mag": lambda: TitansMAG(WIDTH, HEADS, window=4, chunk=4, persistent=3),
+    "titans mal": lambda: TitansMAL(WIDTH, HEADS, window=4, chunk=4, persistent=3),
+    "self-modifying": lambda: SelfModifying(WIDTH, HEADS, chunk=4),
+    "self-modifying, two clocks": lambda: SelfModifying(WIDTH, HEADS, chunk=4, chunk_aux=2, conv=0, hidden=6),
+    "self-modifying, token": lambda: SelfModifying(WIDTH, HEADS, chunk=4, read="token", adaptive_q=True),
+    "self-modifying, linear": lambda: SelfModifying(WIDTH, HEADS, chunk=1, depth=1, objective="dot"),
 }
 # Attention keeps tokens; every other state has one size for any length.
 GROWING = {"attention", "attention, norm"}
