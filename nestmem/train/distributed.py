@@ -1,0 +1,92 @@
+"""Several processes that train one model: who this one is, sharded parameters, and whole tensors out of shards.
+
+Without a process group everything here is the plain case of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """Join the processes that `torchrun` started, for the time of the block. Yields this process's own device.
+
+    CPU processes talk by gloo, CUDA processes by NCCL, each on the GPU of its number on its machine.
+    """
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
+        yield device
+        return
+    if torch.device(device).type == "cuda":
+        device = f"cuda:{dist.get_node_local_rank()}"
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=torch.device(device))
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Spread the parameters of `model` over all processes, in place (FSDP2). One process: nothing happens.
+
+    The modules in `model.fsdp_blocks`, where a model offers such a list, are gathered each for its own forward; the
+    rest, and models without the list, are gathered as a whole. A model that reads parameters of a block outside that
+    block's forward, as inner learning does, must not offer it.
+    """
+    if world() == 1:
+        return
+    mesh = init_device_mesh(device.type, (world(),))
+    for block in getattr(model, "fsdp_blocks", ()):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor on the CPU. Every process must call it for the same tensor."""
+    tensor = tensor.detach()
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.cpu()
+
+
+def spread(full: Tensor, like: Tensor) -> Tensor:
+    """A full tensor as `like` is laid out: on its device, and sharded where it is."""
+    if isinstance(like, DTensor):
+        local = full.to(device=like.device, dtype=like.dtype)
+        return distribute_tensor(local, like.device_mesh, like.placements)
+    return full.to(device=like.device, dtype=like.dtype)
+
+
+def summed(values: list[float], device: torch.device) -> list[float]:
+    """Each number summed over all processes."""
+    if world() == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.tolist()
