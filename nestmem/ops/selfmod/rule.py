@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ class Readout(State):
                 f"0 < rate < rate_max decay and 0 < decay < 1; got rate={rate}, decay={decay}, rate_max={rate_max}"
             )
         kind = {"dtype": dtype, "device": device}
-        logit = [torch.tensor(p / (1 - p)).log().item() for p in (rate / (rate_max * decay), decay)]
+        logit = [math.log(p / (1 - p)) for p in (rate / (rate_max * decay), decay)]
         weights = [torch.randn(heads, dim, generator=generator, **kind) * 0.1 * dim**-0.5 for _ in range(2)]  # pyright: ignore
         return Readout(
             rate_weight=weights[0],
