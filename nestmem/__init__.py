@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from nestmem.errors import MissingExtra, NestmemError
+from nestmem.registration import install
 
 if TYPE_CHECKING:
     from nestmem.agent.controller import Memory
@@ -28,6 +29,9 @@ _WHERE = {
     "Scope": "nestmem.store.records",
     "open": "nestmem.assemble",
 }
+
+
+install()
 
 
 def __getattr__(name: str) -> object:

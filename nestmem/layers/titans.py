@@ -73,15 +73,16 @@ class Titans(Mixer):
 
     The paper gives neither these maps nor the sizes below. Its decay is 1 - ours.
 
-    depth       matrices of the memory, 1 or more. One is k W from zero; more are k + MLP(k) with GELU, as in the
-                papers that follow (arXiv 2505.23735)
+    depth       matrices of the memory, 1 or more, with GELU between them
+    norm        M(k) = k + LayerNorm(MLP(k)), as in TTT (arXiv 2407.04620) and Miras (arXiv 2504.13173), instead of
+                k + MLP(k) (k W for one matrix). Without it a chunk whose keys are alike, such as a repeated token,
+                makes the memory grow without bound where rate * chunk / (1 - momentum) is well above 1
     expansion   hidden width of the MLP, in widths of a head
     chunk       tokens whose gradients are taken at one state
     conv        tokens of the short convolution; 0: none (SiLU stays)
     persistent  learned tokens that the memory reads before a sequence (section 3.3)
     momentum    without it M_t = decay_t M_{t-1} - rate_t grad
-    rate        what the gates give before anything is learned. A chunk's steps are all taken at one state, and
-                overshoot where keys are alike and rate * chunk / (1 - momentum) is well above 1
+    rate        what the gate gives before anything is learned
     rate_max    bound of the rate
 
     >>> y, state = Titans(16, heads=2, chunk=4)(torch.randn(1, 5, 16))

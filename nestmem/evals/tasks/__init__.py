@@ -11,25 +11,43 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from nestmem.errors import InputError
-from nestmem.evals.tasks.base import Batch, Length, LogitsFunction, Task, answer_loss, judge
+from nestmem.evals.tasks.base import Batch, Length, Logits, LogitsFunction, Task, answer_loss, judge
 from nestmem.evals.tasks.formal import LANGUAGES, Formal
+from nestmem.evals.tasks.mad import (
+    AutoEncoder,
+    Compression,
+    FuzzyRecall,
+    Memorization,
+    Recall,
+    SelectiveCopying,
+)
 from nestmem.evals.tasks.mqar import Mqar
 from nestmem.evals.tasks.needle import KINDS, Needle, TextNeedle
 
 __all__ = [
     "SYNTHETIC",
+    "AutoEncoder",
     "Batch",
+    "Compression",
     "Formal",
+    "FuzzyRecall",
     "Length",
+    "Logits",
     "LogitsFunction",
+    "Memorization",
     "Mqar",
     "Needle",
+    "Recall",
+    "SelectiveCopying",
     "Task",
     "TextNeedle",
     "answer_loss",
     "judge",
     "make",
+    "reader",
 ]
 
 # Name -> what makes the task, with its options as keywords.
@@ -37,6 +55,12 @@ SYNTHETIC: dict[str, Callable[..., Task]] = {
     "mqar": Mqar,
     **{language: partial(Formal, language=language) for language in LANGUAGES},
     **{f"needle_{kind}": partial(Needle, kind=kind) for kind in KINDS},
+    "mad_recall": Recall,
+    "mad_noisy_recall": partial(Recall, vocab_size=32, noise=0.2, noise_vocab=16),
+    "mad_fuzzy_recall": FuzzyRecall,
+    "mad_copying": SelectiveCopying,
+    "mad_compression": Compression,
+    "mad_memorization": Memorization,
 }
 
 
@@ -52,3 +76,12 @@ def make(name: str, **options: Any) -> Task:
         return SYNTHETIC[name](**options)
     except TypeError as error:
         raise InputError(f"{name} does not take these options ({error})") from error
+
+
+def reader(task: Task, model: nn.Module) -> nn.Module:
+    """The module input_ids [B, T] -> logits [B, T, V] by which a model is trained and judged on a task.
+
+    Its parameters are the model's, and for compression those of a decoder besides. The training loss:
+    `cross_entropy(reader(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())`, which skips labels of -100.
+    """
+    return AutoEncoder(task, model) if isinstance(task, Compression) else Logits(model)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nestmem.errors import InputError
@@ -133,6 +133,17 @@ def _right(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         )
     labels = batch.labels[:, 1:]
     return logits[:, :-1].argmax(dim=-1) == labels, labels != IGNORE
+
+
+class Logits(nn.Module):
+    """A language model as a module input_ids [B, T] -> logits [B, T, V], which is what tasks train and judge."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model(input_ids=input_ids).logits
 
 
 @torch.no_grad()
