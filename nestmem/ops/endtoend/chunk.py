@@ -24,6 +24,7 @@ from nestmem.ops.endtoend.levels import (
     check_results,
     check_step,
     fresh_slots,
+    numbers,
 )
 from nestmem.ops.recompute import recomputed
 
@@ -203,7 +204,7 @@ class _Run:
                 continue
             gradients |= {n: torch.zeros_like(g) for n, g in sums.items() if n in gradients}
             like = weights[names[0]]
-            rate, decay, momentum, restart_rate = (torch.as_tensor(x).to(like) for x in rates[str(number)])
+            rate, decay, momentum, restart_rate = numbers(rates[str(number)], like)
             if level.restart is not None and self.position % level.restart == 0:
                 found = _scaled({n: gathered[n] for n in names}, level, level.restart)
                 mine = {n: initial[n] - restart_rate * g for n, g in found.items()}

@@ -97,6 +97,11 @@ class Level:
         return self.rate, self.decay, self.momentum, self.restart_rate
 
 
+def numbers(gates: Sequence[float | Tensor], like: Tensor) -> list[Tensor]:
+    """Gates in the weights' dtype, without a rounding to another on the way."""
+    return [x.to(like) if isinstance(x, Tensor) else like.new_tensor(x) for x in gates]
+
+
 @state
 class EndToEndState(State):
     """All that the sequences carry from one call to the next.

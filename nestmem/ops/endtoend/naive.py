@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from nestmem.ops.endtoend.levels import EndToEndState, Level, Step, accept, check_results, check_step
+from nestmem.ops.endtoend.levels import EndToEndState, Level, Step, accept, check_results, check_step, numbers
 
 # The parts of the state that writes change.
 WRITTEN = ("weights", "slots", "gradients", "initial", "gathered")
@@ -120,7 +120,7 @@ def _write(memory: dict[str, Any], new: dict, position: int, written: list) -> d
             gathered |= {n: gathered[n] + new[n] for n in names}
         if position % level.period == 0:
             like = weights[names[0]]
-            rate, decay, momentum, restart_rate = (torch.as_tensor(x).to(like) for x in level.gates)
+            rate, decay, momentum, restart_rate = numbers(level.gates, like)
             if level.restart is not None and position % level.restart == 0:
                 slow = _scaled({n: gathered[n] for n in names}, level, level.restart)
                 mine = {n: initial[n] - restart_rate * slow[n] for n in names}
