@@ -10,6 +10,7 @@ Legend of shapes: B batch, T tokens, D width, H heads, K width of a head, C toke
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -97,12 +98,13 @@ class Titans(Mixer):
         *,
         depth: int = 2,
         expansion: int = 2,
+        norm: bool = True,
         chunk: int = 64,
         conv: int = 4,
         persistent: int = 0,
         momentum: bool = True,
-        rate: float = 0.02,
-        rate_max: float = 0.5,
+        rate: float = 0.1,
+        rate_max: float = 1.0,
     ) -> None:
         super().__init__()
         check_heads(width, heads)
@@ -116,25 +118,31 @@ class Titans(Mixer):
         size = width // heads
         self.heads, self.chunk, self.momentum = heads, chunk, momentum
         self.rate, self.rate_max = rate, rate_max
-        self.model = MLP(sizes=(size, *[expansion * size] * (depth - 1), size), residual=depth > 1)
+        sizes = (size, *[expansion * size] * (depth - 1), size)
+        self.model = MLP(sizes=sizes, residual=norm or depth > 1, norm=norm)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.conv = ShortConv(3 * width, conv) if conv else None
         self.gates = nn.Linear(width, (3 if momentum else 2) * heads, bias=False)
         self.gate_bias = nn.Parameter(torch.empty(3 if momentum else 2, heads))
         self.initial = nn.ParameterList(torch.empty(heads, *shape) for shape in self.model.shapes.values())
+        self.norm_weight = nn.Parameter(torch.empty(heads, size)) if norm else None
+        self.norm_bias = nn.Parameter(torch.empty(heads, size)) if norm else None
         self.persistent = nn.Parameter(torch.empty(persistent, width)) if persistent else None
         self.output = GatedOutput(width, heads)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The memory as `core.MLP` draws it; gates that start at `rate`, decay 0.99 and momentum 0.5."""
-        drawn = self.model.init(1, self.heads)
+        """Matrices of standard deviation I^(-1/2), one alone without norm at zero; what a norm lets through as long as
+        a key; gates that start at `rate`, decay 0.99 and momentum 0.5.
+        """
+        for w in self.initial:
+            nn.init.normal_(w, std=w.shape[-2] ** -0.5 if self.model.norm or self.model.depth > 1 else 0.0)
         starts = (self.rate / self.rate_max, 0.99, 0.5)
-        with torch.no_grad():
-            for parameter, w in zip(self.initial, drawn.values(), strict=True):
-                parameter.copy_(w[0])
-            for bias, p in zip(self.gate_bias, starts, strict=False):
-                bias.fill_(math.log(p / (1 - p)))
+        for bias, p in zip(self.gate_bias, starts, strict=False):
+            nn.init.constant_(bias, math.log(p / (1 - p)))
+        if self.norm_weight is not None and self.norm_bias is not None:
+            nn.init.constant_(self.norm_weight, self.model.sizes[-1] ** -0.5)
+            nn.init.zeros_(self.norm_bias)
         if self.persistent is not None:
             nn.init.normal_(self.persistent)
 
@@ -148,7 +156,7 @@ class Titans(Mixer):
         """Outputs [B, P, D] for the persistent tokens (None without any), and the state after them."""
         kind = state_dtype(torch.empty(0, dtype=dtype))
         weights = {name: w.to(kind) for name, w in zip(self.model.shapes, self.initial, strict=True)}
-        memory = deep.init(self.model, batch, weights=weights, momentum=self.momentum)
+        memory = deep.init(self._model(kind), batch, weights=weights, momentum=self.momentum)
         tail = None
         if self.conv is not None:
             tail = torch.zeros(batch, self.conv.width, self.conv.size - 1, dtype=dtype, device=device)
@@ -175,9 +183,21 @@ class Titans(Mixer):
         if momentum:
             gates = gates.replace(momentum=momentum[0])
         y, memory = deep.chunked(
-            unit(q), unit(k), v, gates, past.memory, model=self.model, chunk=self.chunk, check=False
+            unit(q), unit(k), v, gates, past.memory, model=self._model(kind), chunk=self.chunk, check=False
         )
         return self.output(y.to(x.dtype), x), LayerState(memory=memory, tail=tail)
+
+    def recall(self, weights: Weights, queries: Tensor) -> Tensor:
+        """M(q) at these weights, without a write: [B, H, T, K] -> [B, H, T, K], of the weights' dtype."""
+        return self._model(queries.dtype)(weights, queries)
+
+    def _model(self, kind: torch.dtype) -> MLP:
+        """The memory with its learned norm, in the dtype of its state."""
+        if self.norm_weight is None or self.norm_bias is None:
+            return self.model
+        return dataclasses.replace(
+            self.model, norm_weight=self.norm_weight.to(kind), norm_bias=self.norm_bias.to(kind)
+        )
 
 
 class TitansMAC(Mixer):
@@ -194,7 +214,7 @@ class TitansMAC(Mixer):
     o_t = y_t * M_t(y_t). Taken literally it leaks twice. The prefix h_t stands before all of S_t, so that causal
     attention shows token j also h_i of tokens i > j of its segment; here the mask hides those. And M_t has been
     written with the segment's last token when its first is read; here each token reads the memory as its own write
-    left it. Both start the same, from the memory before the segment, and agree on a segment's last token.
+    left it. With segments of one token the two are one.
 
     The positions of attention are counted within the segment, and h_j stands where x_j does. Persistent tokens have
     none. The recall's query has a projection of its own, since x is recalled for and y is read.
@@ -219,11 +239,12 @@ class TitansMAC(Mixer):
         persistent: int = 4,
         depth: int = 2,
         expansion: int = 2,
+        norm: bool = True,
         chunk: int | None = None,
         conv: int = 4,
         momentum: bool = True,
-        rate: float = 0.02,
-        rate_max: float = 0.5,
+        rate: float = 0.1,
+        rate_max: float = 1.0,
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
@@ -240,6 +261,7 @@ class TitansMAC(Mixer):
             heads,
             depth=depth,
             expansion=expansion,
+            norm=norm,
             chunk=segment if chunk is None else chunk,
             conv=conv,
             momentum=momentum,
@@ -303,7 +325,7 @@ class TitansMAC(Mixer):
                 start = memory.memory.weights
                 keys, values, seen = keys[..., :0, :], values[..., :0, :], 0
             # h: [B, H, n, K] as tokens [B, n, D]
-            recalled = self.memory.model(start, asked[:, :, begin:end]).to(x.dtype)
+            recalled = self.memory.recall(start, asked[:, :, begin:end]).to(x.dtype)
             h_k, h_v = self._keys_values(merge_heads(self.recalled_norm(recalled)))
             both_k = torch.stack([h_k, k[:, :, begin:end]], 2)
             here = tuple(each[seen : seen + end - begin] for each in turns)
@@ -370,11 +392,12 @@ class TitansMAG(Mixer):
         persistent: int = 4,
         depth: int = 2,
         expansion: int = 2,
+        norm: bool = True,
         chunk: int = 64,
         conv: int = 4,
         momentum: bool = True,
-        rate: float = 0.02,
-        rate_max: float = 0.5,
+        rate: float = 0.1,
+        rate_max: float = 1.0,
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
@@ -385,6 +408,7 @@ class TitansMAG(Mixer):
             heads,
             depth=depth,
             expansion=expansion,
+            norm=norm,
             chunk=chunk,
             conv=conv,
             persistent=persistent,
@@ -441,11 +465,12 @@ class TitansMAL(Mixer):
         persistent: int = 4,
         depth: int = 2,
         expansion: int = 2,
+        norm: bool = True,
         chunk: int = 64,
         conv: int = 4,
         momentum: bool = True,
-        rate: float = 0.02,
-        rate_max: float = 0.5,
+        rate: float = 0.1,
+        rate_max: float = 1.0,
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
@@ -455,6 +480,7 @@ class TitansMAL(Mixer):
             heads,
             depth=depth,
             expansion=expansion,
+            norm=norm,
             chunk=chunk,
             conv=conv,
             persistent=persistent,
