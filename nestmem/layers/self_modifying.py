@@ -17,7 +17,9 @@ from nestmem.errors import InputError
 from nestmem.layers.base import GatedOutput, LayerState, Mixer, ShortConv, check_heads, split_heads
 from nestmem.ops import selfmod
 
-OBJECTIVES = {"l2": L2(1.0), "dot": Dot()}
+# The square's factor 2 is left to the rate, as in eq. 93: then decay - 2 rate, what a linear memory keeps along a key
+# that it is written under, lies in [-decay, decay] for every rate up to its decay, and cannot grow.
+OBJECTIVES = {"l2": L2(0.5), "dot": Dot()}
 
 
 class SelfModifying(Mixer):
@@ -43,7 +45,7 @@ class SelfModifying(Mixer):
     chunk         tokens after which the memory that is read is refreshed. With read="chunk", writes are seen from the
                   next chunk on, so sequences of up to `chunk` tokens learn nothing about writing
     chunk_aux     tokens after which the other four are; one is a multiple of the other. None: chunk
-    objective     "l2" (the paper's, eq. 88) or "dot" (eq. 92)
+    objective     "l2": 1/2 ||M(k) - M(v)||^2 (the paper's eq. 88, with the gradient of eq. 93), or "dot" (eq. 92)
     read          "chunk": the memory before the chunk (eq. 90); "token": after the token's own write
     depth         2: x + act(x W_0) W_1 (eq. 89); 1: x W_0
     hidden        width between the two layers; None: that of a head
