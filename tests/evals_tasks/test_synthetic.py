@@ -1,8 +1,7 @@
 """The synthetic tasks against solvers written here, which read the tokens and know nothing of the generators."""
 
-import functools
-import operator
 from dataclasses import FrozenInstanceError
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +81,7 @@ def solve_needle(task, tokens):
             told.setdefault(tokens[at + 1], []).append(tokens[at + 2 : at + 2 + width])
             at += 2 + width
         elif tokens[at] == 1:
-            for offset, value in enumerate(functools.reduce(operator.iadd, told[tokens[at + 1]], [])):
+            for offset, value in enumerate(chain(*told[tokens[at + 1]])):
                 answers[at + 2 + offset] = value
             at += 2 + width * len(told[tokens[at + 1]])
         else:

@@ -48,6 +48,7 @@ from nestmem.evals.tasks.base import (
     one_length,
     token_accuracy,
 )
+from nestmem.evals.tasks.haystack import anywhere, between, part, sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,8 +262,6 @@ NOUNS = (
     "jacket",
     "kettle",
 )
-# Where in a haystack's text each split reads, as shares of it.
-PARTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,51 +345,20 @@ class TextNeedle:
                 f"length is {length}; {self.name} needs {length - space} tokens without any haystack; "
                 "give a larger length"
             )
-        body = self._hide(rng, needles, self._sentences(rng, space, split))
-        tokens = opening + body + ending
+        hay = self._haystack(rng, space, split)
+        if self.depth is None:
+            places = np.sort(rng.integers(0, len(hay) + 1, len(needles)))
+        else:
+            places = np.full(len(needles), round(self.depth * len(hay)))
+        tokens = opening + between(hay, needles, places) + ending
         return tokens, [IGNORE] * (length - len(asked)) + asked
 
-    def _hide(
-        self, rng: np.random.Generator, needles: list[list[int]], sentences: list[list[int]]
-    ) -> list[int]:
-        """The needles between sentences of the haystack, in order."""
-        slots = len(sentences) + 1
-        if self.depth is None:
-            places = np.sort(rng.integers(0, slots, len(needles)))
-        else:
-            places = np.full(len(needles), round(self.depth * (slots - 1)))
-        body: list[int] = []
-        for slot in range(slots):
-            for needle, place in zip(needles, places, strict=True):
-                if place == slot:
-                    body += needle
-            if slot < len(sentences):
-                body += sentences[slot]
-        return body
-
-    def _sentences(self, rng: np.random.Generator, space: int, split: str) -> list[list[int]]:
-        """Sentences of the haystack with `space` tokens in all."""
+    def _haystack(self, rng: np.random.Generator, space: int, split: str) -> list[list[int]]:
+        """Sentences with `space` tokens in all."""
         if KINDS[self.kind].repeated:
-            text, place = REPEATED, 0
-        else:
-            low, high = (round(share * len(self.haystack)) for share in PARTS[split])
-            text = self.haystack[low:high]
-            # Far enough from the end that the rest will do, at 8 characters a token; a shorter text starts over.
-            place = int(rng.integers(0, max(1, len(text) - 8 * space)))
-        sentences: list[list[int]] = []
-        wrapped = 0
-        while space > 0:
-            stop = text.find(". ", place)
-            sentence = text[place : len(text) if stop < 0 else stop + 1].strip()
-            place = 0 if stop < 0 else stop + 2
-            wrapped += stop < 0
-            if wrapped > 1 and not sentences:
-                raise InputError(f"the {split} part of the haystack has no words; give a longer text")
-            found = self.encode(f" {' '.join(sentence.split())}")[:space] if sentence else []
-            if found:
-                sentences.append(found)
-                space -= len(found)
-        return sentences
+            return sentences(self.encode, REPEATED, tokens=space)
+        text = part(self.haystack, split)
+        return sentences(self.encode, text, tokens=space, place=anywhere(rng, text, space))
 
     def score(self, logits: Tensor, batch: Batch) -> Tensor:
         """[B] bool: all asked values right. logits [B, T, V]."""
