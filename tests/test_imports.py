@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"core", "errors"},
     "optim": {"core", "errors"},
     "layers": {"core", "ops", "optim", "errors"},
-    "models": {"core", "layers", "errors"},
+    "models": {"core", "ops", "layers", "errors"},
     "adapters": {"errors"},
     "embedders": {"errors"},
     "mini": {"errors"},

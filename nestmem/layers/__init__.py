@@ -2,7 +2,9 @@
 
 from nestmem.layers.attention import Attention, KeyValues
 from nestmem.layers.base import GatedOutput, LayerState, Mixer, ShortConv
+from nestmem.layers.continuum import ContinuumMemory, teach_signal
 from nestmem.layers.delta import DeltaNet
+from nestmem.layers.fast import FastLevel, merge
 from nestmem.layers.feedforward import SwiGLU
 from nestmem.layers.linear import Retention
 from nestmem.layers.self_modifying import SelfModifying
@@ -12,7 +14,9 @@ from nestmem.layers.ttt import TTT
 __all__ = [
     "TTT",
     "Attention",
+    "ContinuumMemory",
     "DeltaNet",
+    "FastLevel",
     "GatedOutput",
     "KeyValues",
     "LayerState",
@@ -25,4 +29,6 @@ __all__ = [
     "TitansMAC",
     "TitansMAG",
     "TitansMAL",
+    "merge",
+    "teach_signal",
 ]

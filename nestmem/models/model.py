@@ -29,6 +29,7 @@ from nestmem.models.config import NestmemConfig
 from nestmem.models.late import LateState
 from nestmem.models.ragged import Group, groups
 from nestmem.ops import endtoend
+from nestmem.ops.recompute import recomputed
 
 
 class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
@@ -264,13 +265,23 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             after.append(state)
         if first == len(self.blocks):
             return self.norm(h), ModelState(blocks=tuple(after), position=position)
+        if past is None and not keep and ids.shape[1] <= min(level.period for _, level in self._levels()):
+            # Nothing is written before the first period ends, so weights are the same for all.
+            for block in self.blocks[first:]:
+                h, _ = self._block(block, h, None)
+            return self.norm(h), ModelState(position=position)
         h, learning = self._learn(first, h, ids, past.late if past is not None else None)
         return h, ModelState(blocks=tuple(after), late=learning, position=position)
 
     def _block(self, block: nn.Module, h: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
-        if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(block.__call__, h, state)
-        return block(h, state)
+        if not (self.gradient_checkpointing and self.training):
+            return block(h, state)
+
+        # Not torch's checkpoint, whose hooks torch.func refuses: a layer may have an inner loop.
+        def run(weights: dict[str, Tensor], h: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+            return torch.func.functional_call(block, weights, (h, state))
+
+        return recomputed(run, dict(block.named_parameters()), h, state)
 
     def _levels(self) -> list[tuple[int, FastLevel]]:
         """Each level of weights that learn from the model's own loss, and its block."""
