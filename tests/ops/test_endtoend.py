@@ -585,6 +585,32 @@ def test_a_restart_at_rate_zero_returns_to_the_initial_weights() -> None:
     assert all(not bool(x.any()) for x in pytree.tree_leaves(after.slots))
 
 
+@pytest.mark.parametrize("form", [chunked, recurrent])
+def test_reading_without_writing(form) -> None:
+    levels = (
+        Level(period=2, names=QUICK, rate=0.3, momentum=0.9, optimizer=Momentum(), restart=4),
+        Level(period=4, names=SLOW, rate=0.2),
+    )
+    inputs = sequences(2, 17)
+    cut = lambda a, b: pytree.tree_map(lambda x: x[:, a:b], inputs)  # noqa: E731
+    _, _, state = form(step, outer_weights(), cut(0, 7), start(first(), 2, levels), levels=levels)
+    losses, _, after = form(step, outer_weights(), cut(7, 14), state, levels=levels, write=False)
+    for name in ("weights", "slots", "gradients", "initial", "gathered"):
+        same = zip(
+            pytree.tree_leaves(getattr(state, name)), pytree.tree_leaves(getattr(after, name)), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in same)
+    fixed = [
+        step(outer_weights(), {n: w[row] for n, w in state.weights.items()}, *each)[0]
+        for row in range(2)
+        for each in [pytree.tree_map(lambda x: x[row], (cut(7, 14), state.live))]  # noqa: B023
+    ]
+    torch.testing.assert_close(losses, torch.stack(fixed))
+    # The place in the period goes on: the write at token 16 is made.
+    _, _, end = form(step, outer_weights(), cut(14, 17), after, levels=levels)
+    assert end.position == 17 and not torch.equal(end.weights["slow"], after.weights["slow"])
+
+
 def test_a_learned_restart_rate() -> None:
     inputs = sequences(1, 7)
 

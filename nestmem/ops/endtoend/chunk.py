@@ -39,6 +39,7 @@ def chunked(
     chunk: int | None = None,
     second_order: bool = True,
     checkpoint: bool = True,
+    write: bool = True,
     check: bool = True,
 ) -> tuple[Tensor, Any, EndToEndState]:
     """Learn from the model's own loss while reading, with weights of its own for each sequence.
@@ -67,6 +68,8 @@ def chunked(
     checkpoint=True keeps only each chunk's start and recomputes it in backward: the memory of one chunk's graph
                instead of all, for one more forward and inner backward; inside torch.func transforms and
                torch.compile the graph is kept whatever this says
+    write=False reads with the weights as they are: nothing is written or gathered for a write; the carry and the
+               position go on
     check=False skips the look at the numbers (nan in inputs, losses or gradients), not at the shapes
 
     Returns losses [B, T], outputs [B, T, ...] and the state. A call may end inside a chunk: the state then has the
@@ -103,7 +106,7 @@ def chunked(
         position = state.position + stop - start
         whole = _join(_cut(state.pending, 0, waiting), piece) if waiting else piece
         full = waiting + stop - start == unit
-        run = _Run(step, written, unit, position, second_order, check, full)
+        run = _Run(step, written, unit, position, second_order, check, full and write)
         args = (
             outer,
             state.shared,
@@ -132,7 +135,7 @@ def chunked(
 
 @dataclass(frozen=True)
 class _Run:
-    """One call of the step for all sequences, up to token `position`; a full chunk also writes."""
+    """One call of the step for all sequences, up to token `position`, which for a full chunk may write."""
 
     step: Step
     written: list[tuple[int, Level, tuple[str, ...]]]
@@ -140,7 +143,7 @@ class _Run:
     position: int
     second_order: bool
     check: bool
-    full: bool
+    write: bool
 
     def __call__(
         self,
@@ -163,7 +166,7 @@ class _Run:
             losses, outputs, carried = check_step(n, carry, result)
             return losses.sum(), (losses, outputs, carried)
 
-        learn = self.full and bool(weights)
+        learn = self.write and bool(weights)
         if learn:
             found = torch.func.vmap(torch.func.grad(total, has_aux=True))(weights, inputs, carry)
         else:

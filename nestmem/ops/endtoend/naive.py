@@ -26,12 +26,13 @@ def recurrent(
     chunk: int | None = None,
     second_order: bool = True,
     checkpoint: bool = True,
+    write: bool = True,
     check: bool = True,
 ) -> tuple[Tensor, Any, EndToEndState]:
     """The definition of `chunked`, which describes the arguments. Nothing is checkpointed."""
     written, unit, tokens = accept(inputs, state, levels, chunk, check)
     rows = [
-        _sequence(step, outer, _row(inputs, b), state, b, written, unit, tokens, second_order, check)
+        _sequence(step, outer, _row(inputs, b), state, b, written, unit, tokens, second_order, write, check)
         for b in range(pytree.tree_leaves(inputs)[0].shape[0])
     ]
     losses, outputs, parts = (
@@ -54,6 +55,7 @@ def _sequence(
     chunk: int,
     tokens: int,
     second_order: bool,
+    write: bool,
     check: bool,
 ) -> tuple[Tensor, Any, dict[str, Any]]:
     """The tokens of one sequence, from the start of the chunk that the state stands in."""
@@ -82,6 +84,8 @@ def _sequence(
         all_losses.append(losses)
         all_outputs.append(outputs)
         if stop - start == chunk:
+            carry = live
+        if stop - start == chunk and write:
             with torch.enable_grad():
                 found = (
                     torch.autograd.grad(
@@ -101,7 +105,6 @@ def _sequence(
                     begin + start,
                 )
             memory = _write(memory, new, begin + stop, written)
-            carry = live
     losses = torch.cat(all_losses)[waiting:]
     outputs = pytree.tree_map(lambda *x: torch.cat(x)[waiting:], *all_outputs)
     rest = total % chunk
