@@ -1,4 +1,4 @@
-"""`nestmem train`: the embedded model, from text and dialogues to the folder that ships; and the write of any model."""
+"""`nestmem train`: language models from text; the embedded model, to the folder that ships; the write of any model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import Annotated
 import typer
 
 from nestmem.cli import show
+from nestmem.cli.train_lm import lm
 from nestmem.cli.train_rl import rl
 from nestmem.errors import InputError
 
 training = typer.Typer(
-    help="Train the embedded model, or the way any model is written to; a run given its --out again resumes.",
+    help="Train a language model, the embedded model, or the way any model is written to; a run given its --out again "
+    "resumes.",
     no_args_is_help=True,
 )
 
 Text = Annotated[
     list[Path] | None,
-    typer.Option("--text", help="Plain text to learn from: .txt or .jsonl, plain, .gz or .xz. Repeatable."),
+    typer.Option(
+        "--text", help="Plain text to learn from: .txt, .md or .jsonl, plain, .gz or .xz. Repeatable."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run: config, log, checkpoint, model.")]
 Minutes = Annotated[
@@ -200,6 +204,7 @@ def meta(
     print(train_meta(config))
 
 
+training.command()(lm)
 training.command()(rl)
 
 
@@ -216,21 +221,29 @@ def package(
 
 @training.command()
 def plot(
-    run: Annotated[
-        Path, typer.Option("--run", help="The folder of a run of mini, mini-meta or meta; rl draws its own.")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="The folder of a run; several runs of lm are drawn in one picture. rl draws its own.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")],
 ) -> None:
-    """Draw a run's loss and recall curves."""
-    from nestmem.train.plot import plot_run
+    """Draw a run's curves, from its log: of lm, losses and speed by tokens; of the others, losses and recall by step."""
+    from nestmem.train.plot import is_language_run, plot_language, plot_run
 
-    print(plot_run(run, out))
+    print(
+        plot_run(runs[0], out)
+        if len(runs) == 1 and not is_language_run(runs[0])
+        else plot_language(runs, out)
+    )
 
 
 def _files(text: list[Path] | None) -> tuple[Path, ...]:
     for path in text or []:
         if not path.exists():
             raise InputError(
-                f"--text {path} does not exist; expected a .txt or .jsonl file, plain, .gz or .xz"
+                f"--text {path} does not exist; expected a .txt, .md or .jsonl file, plain, .gz or .xz"
             )
     return tuple(text or ())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one, which may be tokenising for all."""
 
 
 def rank() -> int:
@@ -42,11 +46,11 @@ def process_group(device: str) -> Iterator[str]:
         yield device
         return
     if torch.device(device).type == "cuda":
-        device = f"cuda:{dist.get_node_local_rank()}"
+        device = f"cuda:{dist.get_node_local_rank()}"  # pyright: ignore[reportPrivateImportUsage]
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=torch.device(device))
+        dist.init_process_group("nccl", device_id=torch.device(device), timeout=PATIENCE)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield device
     finally:

@@ -198,10 +198,10 @@ def fit(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = torch.device(config.device)
+    device = usable_device(config.device)
     model.to(device)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+        _recompute(model)
     call = _Caller(model, config)
     distributed.shard(model, device)
     optimizer = make_optimizer(model, config)
@@ -253,6 +253,28 @@ def fit(
         finished=position.step == config.steps,
         evaluation=position.evaluation,
     )
+
+
+def _recompute(model: nn.Module) -> None:
+    """Have the model compute its blocks again in the backward pass. Raises `InputError` when it cannot."""
+    # transformers renamed the method in version 5.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next((getattr(model, name) for name in names if hasattr(model, name)), None)
+    if enable is None or not getattr(model, "supports_gradient_checkpointing", True):
+        raise InputError(f"gradient_checkpointing=True: {type(model).__name__} cannot do that; leave it out")
+    enable()
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name. Raises `InputError` when there is none here."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={name!r} cannot be used here: {str(error).splitlines()[0]} Give 'cpu', or 'cuda' where there is a "
+            "GPU."
+        ) from error
+    return torch.device(name)
 
 
 def evaluated(model: nn.Module, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:

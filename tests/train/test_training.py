@@ -106,5 +106,5 @@ def test_books_kept_aside_are_not_read(tmp_path: Path) -> None:
     file.write_text("\n".join(json.dumps({"text": f"book {n}"}) for n in range(5)))
     assert training_text([file], keep_aside=2) == "book 0\n\nbook 1\n\nbook 2"
     (tmp_path / "notes.pdf").write_text("x")
-    with pytest.raises(InputError, match=r"expected \.txt or \.jsonl"):
+    with pytest.raises(InputError, match=r"expected \.txt, \.md or \.jsonl"):
         training_text([tmp_path / "notes.pdf"])
