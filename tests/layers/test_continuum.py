@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ WIDTH, HIDDEN, TOKENS = 6, 5, 13
 VARIANTS = ("sequential", "nested", "independent")
 
 
-def layer(seed: int = 0, **options) -> ContinuumMemory:
+def layer(seed: int = 0, **options: Any) -> Any:
     torch.manual_seed(seed)
     return ContinuumMemory(WIDTH, HIDDEN, **options).double()
 
@@ -30,7 +31,7 @@ def tokens(batch: int = 2, seed: int = 1) -> torch.Tensor:
     )
 
 
-def plain(cms: ContinuumMemory, x: torch.Tensor) -> torch.Tensor:
+def plain(cms: Any, x: torch.Tensor) -> Any:
     """The layer of weights that are never written, from its equation."""
     if cms.variant == "independent":
         return sum(a * mlp(x) for a, mlp in zip(cms.share, cms.mlps, strict=True))
@@ -202,7 +203,7 @@ def test_merged_levels_are_clipped_together():
     assert joint.names == ("0.w", "1.w", "2.w") and (joint.period, joint.clip) == (4, 1.0)
     assert alone.names == ("v",) and alone.period == 8
 
-    def step(outer, fast, inputs, carry):
+    def step(outer, fast, inputs, carry) -> Any:
         out = sum((inputs * w).sum(-1) for w in fast.values())
         return out, out, carry
 
@@ -224,9 +225,11 @@ def test_optimizers_see_rows_as_inputs():
     (level,) = merge([FastLevel(names=("w",), period=1, optimizer="muon")])
     assert level.optimizer == Transposed(Muon())
     w, g = torch.randn(2, 8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    gates = [torch.tensor(x, dtype=torch.float64) for x in (0.1, 1.0, 0.0)]
-    new, _ = level.optimizer.update({"w": w}, {"w": g}, level.optimizer.init({"w": w}), *gates, {})
-    straight, _ = Muon().update({"w": w.mT}, {"w": g.mT}, Muon().init({"w": w.mT}), *gates, {})
+    rate, decay, momentum = (torch.tensor(x, dtype=torch.float64) for x in (0.1, 1.0, 0.0))
+    new, _ = level.optimizer.update(
+        {"w": w}, {"w": g}, level.optimizer.init({"w": w}), rate, decay, momentum, {}
+    )
+    straight, _ = Muon().update({"w": w.mT}, {"w": g.mT}, Muon().init({"w": w.mT}), rate, decay, momentum, {})
     torch.testing.assert_close(new["w"], straight["w"].mT)
     # 8 outputs for 2 inputs: twice an orthogonal step.
     assert float((new["w"] - w).norm()) > 0.1 * 1.5 * 2**0.5
@@ -249,7 +252,7 @@ def test_teach_signal_is_the_gradient_at_the_head():
 
 
 def test_bad_settings_are_refused():
-    for options, words in (
+    bad: list[tuple[dict[str, Any], str]] = [
         ({"periods": ()}, "at least one level"),
         ({"periods": 64}, "at least one level"),
         ({"periods": (0,)}, "a period is a whole number of tokens"),
@@ -265,7 +268,8 @@ def test_bad_settings_are_refused():
         ({"optimizer": Momentum}, "optimizer is a value such as Momentum"),
         ({"optimizer": DGD()}, "DGD reads the inputs"),
         ({"optimizer": DeltaGradientDescent()}, "DeltaGradientDescent reads the inputs"),
-    ):
+    ]
+    for options, words in bad:
         with pytest.raises(InputError, match=words):
             layer(**options)
     with pytest.raises(InputError, match="names is empty"):

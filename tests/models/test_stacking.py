@@ -1,6 +1,7 @@
 """Stacked levels: pretrained models whose MLPs learn while they read."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_it_is_a_plain_loop():
 def _with_past(model, weights, ids, past):
     from transformers import DynamicCache
 
-    cache = DynamicCache(past) if past else DynamicCache()
+    cache: Any = DynamicCache(past) if past else DynamicCache()
     out = torch.func.functional_call(model, weights, (ids,), {"past_key_values": cache, "use_cache": True})
     return out.logits, [(layer.keys.detach(), layer.values.detach()) for layer in cache.layers]
 
@@ -202,6 +203,7 @@ def test_saved_and_loaded(tmp_path):
         tokens(),
     )
     with torch.no_grad():
+        assert stacked.log_rate is not None
         stacked.log_rate.add_(torch.tensor([0.1, -0.2]))
     stacked.save(tmp_path)
     loaded = StackedForCausalLM.load(tmp_path, dtype=torch.float64).eval()
