@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestmem.cli import show
+from nestmem.cli.compare import comparing
 from nestmem.cli.options import Where, debugging, on_memory, quiet_libraries
 from nestmem.cli.train import training
 from nestmem.errors import InputError, NestmemError
@@ -30,6 +31,7 @@ app = typer.Typer(
 evaluations = typer.Typer(help="Measure a memory.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 app.add_typer(training, name="train")
+app.add_typer(comparing, name="compare")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="What was believed at this ISO time.")]

@@ -1,0 +1,175 @@
+"""The cells of a comparison: one model trained on one task with one rate and seed, each in a folder of its own.
+
+A cell that has a result is not run again, and one that was stopped goes on, so a comparison may be run in slices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nestmem.compare.plan import Suite
+from nestmem.errors import InputError, ModelError
+from nestmem.evals.record import environment, write_json
+from nestmem.evals.tasks import judge, make, reader
+from nestmem.models import NestmemConfig, NestmemForCausalLM, config_for, matched
+from nestmem.train.loop import FitConfig, Step, fit
+
+VALIDATION = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is trained on what."""
+
+    task: str
+    model: str
+    rate: float
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where its run and its result are."""
+        return (
+            out
+            / "cells"
+            / self.task
+            / self.model.replace(" ", "_").replace(",", "")
+            / (f"rate{self.rate:g}-seed{self.seed}")
+        )
+
+
+def config_of(suite: Suite, model: str, vocab_size: int) -> NestmemConfig:
+    """The config of one of the suite's models, with the suite's sizes and number of parameters."""
+    if model not in suite.models:
+        raise InputError(f"the suite has no model {model!r}; it has {', '.join(suite.models)}")
+    given = dict(suite.models[model])
+    name = given.pop("preset")
+    sizes = suite.sizes | {"vocab_size": vocab_size} | given
+    return matched(name, suite.parameters, **sizes) if suite.parameters else config_for(name, **sizes)
+
+
+def tuning(suite: Suite, tasks: list[str], models: list[str]) -> Iterator[Cell]:
+    """Every rate with the first seed."""
+    for task in tasks:
+        for model in models:
+            for rate in suite.rates:
+                yield Cell(task=task, model=model, rate=rate, seed=suite.seeds[0])
+
+
+def repeats(suite: Suite, tasks: list[str], models: list[str], out: Path) -> Iterator[Cell]:
+    """The other seeds with the rate that was best, seed by seed, so that a slice has all models with as many seeds."""
+    for seed in suite.seeds[1:]:
+        for task in tasks:
+            for model in models:
+                yield Cell(task=task, model=model, rate=best_rate(suite, task, model, out), seed=seed)
+
+
+def best_rate(suite: Suite, task: str, model: str, out: Path) -> float:
+    """The rate whose run has the lowest validation loss; InputError when one of them has no result."""
+    found = []
+    for rate in suite.rates:
+        result = read_result(Cell(task=task, model=model, rate=rate, seed=suite.seeds[0]), out)
+        if result is None:
+            raise InputError(
+                f"{model} has not been trained on {task} with rate {rate:g} and the first seed yet"
+            )
+        # A run that ended in numbers that are not finite is the worst of all.
+        found.append((result["validation"]["loss"] if "error" not in result else math.inf, rate))
+    return min(found)[1]
+
+
+def read_result(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """What a finished cell measured; None before that."""
+    path = cell.folder(out) / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def run(
+    cell: Cell,
+    suite: Suite,
+    out: Path,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    minutes: float = 0.0,
+    on_step: Callable[[Step], None] | None = None,
+    on_event: Callable[[str], None] = print,
+) -> dict[str, Any] | None:
+    """Train and judge one cell. Returns its result, also written to its folder; None if `minutes` were over before.
+
+    A run that ends in numbers that are not finite is a result, too: its error is recorded.
+    """
+    known = read_result(cell, out)
+    if known is not None:
+        return known
+    folder = cell.folder(out)
+    task = make(cell.task, **suite.tasks[cell.task], seed=cell.seed)
+    config = config_of(suite, cell.model, task.vocab_size)
+    torch.manual_seed(cell.seed)
+    model = NestmemForCausalLM(config)
+
+    def batches(step: int) -> dict[str, torch.Tensor]:
+        made = task.batch(step, suite.batch)
+        return {"input_ids": made.input_ids, "labels": made.labels}
+
+    settings = FitConfig(
+        steps=suite.steps,
+        lr=cell.rate,
+        betas=(0.9, 0.98),
+        weight_decay=suite.weight_decay,
+        checkpoint_every=200,
+        evaluate_every=0,
+        log_every=50,
+        seed=cell.seed,
+        threads=threads,
+        device=device,
+        minutes=minutes,
+    )
+    began = time.process_time()
+    identity = {"cell": asdict(cell), "task": task.version, "config": config.to_diff_dict()}
+    about = {**asdict(cell), "task_version": task.version, "parameters": model.num_parameters()}
+    try:
+        fitted = fit(
+            model, batches, settings, out=folder, identity=identity, on_step=on_step, on_event=on_event
+        )
+    except ModelError as error:
+        result = {**about, "error": str(error), "environment": environment()}
+        write_json(folder / "result.json", result)
+        return result
+    if not fitted.finished:
+        return None
+    trained = time.process_time() - began
+    model.eval()
+    logits = reader(task, model)
+    validation = judge(
+        task, logits, examples=VALIDATION, lengths=[task.train_length], split="validation", device=device
+    )
+    test = judge(task, logits, examples=suite.examples, device=device)
+    with torch.no_grad():
+        one = task.batch(0, 1, split="test").input_ids.to(device)
+        memory = model(one, use_cache=True).past_key_values
+    result = {
+        **about,
+        "steps": fitted.step,
+        "train_loss": fitted.loss,
+        "train_cpu_seconds": trained,
+        "tokens_per_second": fitted.tokens / fitted.seconds,
+        "state_bytes": memory.state.bytes(),
+        "state_tokens": one.shape[1],
+        "validation": {
+            "loss": next(iter(validation.values()))["loss"]["mean"],
+            "exact": next(iter(validation.values()))["exact"]["mean"],
+        },
+        "test": test,
+        "config": config.to_diff_dict(),
+        "environment": environment(),
+    }
+    write_json(folder / "result.json", result)
+    return result

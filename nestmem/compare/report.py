@@ -1,0 +1,189 @@
+"""The report of a comparison, from the results of its cells alone: one Markdown page and plots."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nestmem.compare.cells import Cell, read_result
+from nestmem.compare.plan import Suite
+from nestmem.errors import InputError, MissingExtra
+
+
+def results(suite: Suite, out: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """(task, model) -> the results with the rate that was best on validation data, one for each seed that is there."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for task in suite.tasks:
+        for model in suite.models:
+            first = [
+                read_result(Cell(task=task, model=model, rate=rate, seed=suite.seeds[0]), out)
+                for rate in suite.rates
+            ]
+            there = [r for r in first if r is not None]
+            if not there:
+                continue
+            best = min(there, key=lambda r: r["validation"]["loss"] if "error" not in r else float("inf"))
+            cells = (Cell(task=task, model=model, rate=best["rate"], seed=seed) for seed in suite.seeds)
+            found[task, model] = [r for cell in cells if (r := read_result(cell, out)) is not None]
+    return found
+
+
+def over_seeds(values: Iterable[float]) -> tuple[float, float | None, int]:
+    """Mean, standard error of the mean over seeds (None for one seed), and their number.
+
+    >>> over_seeds([1.0, 3.0])
+    (2.0, 1.0, 2)
+    """
+    all_of = list(values)
+    if not all_of:
+        return float("nan"), None, 0
+    error = statistics.stdev(all_of) / len(all_of) ** 0.5 if len(all_of) > 1 else None
+    return statistics.fmean(all_of), error, len(all_of)
+
+
+def shown(mean: float, error: float | None, n: int, *, percent: bool = True) -> str:
+    """A mean with its standard error and number of seeds.
+
+    >>> shown(0.5, 0.01, 3), shown(0.5, None, 1)
+    ('50.0 ± 1.0 (3)', '50.0 (1)')
+    """
+    scale = 100 if percent else 1
+    plus = f" ± {scale * error:.1f}" if error is not None else ""
+    return f"{scale * mean:.1f}{plus} ({n})"
+
+
+def page(suite: Suite, out: Path, *, title: str) -> str:
+    """The tables of a suite as Markdown. Raises InputError when nothing has been run."""
+    found = results(suite, out)
+    if not found:
+        raise InputError(f"{out} has no results of this suite; run it first")
+    lines = [f"# {title}", "", suite.about, ""]
+    lines += [
+        f"Each model: {suite.steps} steps of {suite.batch} sequences, the same data in the same order; learning rates "
+        f"{', '.join(f'{r:g}' for r in suite.rates)}, the best on validation data by the first seed; about "
+        f"{suite.parameters:,} parameters. Cells: sequences right in every asked position, % ± standard error over "
+        f"seeds (number of seeds), {suite.examples} test sequences each; then the share of asked positions.",
+        "",
+    ]
+    for task in suite.tasks:
+        here = {model: found[task, model] for model in suite.models if (task, model) in found}
+        if not here:
+            continue
+        whole = [r for rs in here.values() for r in rs if "test" in r]
+        lengths = list(whole[0]["test"]) if whole else []
+        lines += [f"## {task}", ""]
+        lines += ["| model | parameters | " + " | ".join(lengths) + " | state bytes | train tokens/s |"]
+        lines += ["|---|--:|" + "--:|" * (len(lengths) + 2)]
+        for model, rs in here.items():
+            good = [r for r in rs if "test" in r]
+            broken = len(rs) - len(good)
+            cells = []
+            for length in lengths:
+                exact = over_seeds(r["test"][length]["exact"]["mean"] for r in good)
+                tokens = over_seeds(r["test"][length]["tokens"]["mean"] for r in good)
+                cells.append(f"{shown(*exact)} [{100 * tokens[0]:.1f}]" if good else "")
+            state = f"{good[0]['state_bytes']:,}" if good else ""
+            speed = f"{over_seeds(r['tokens_per_second'] for r in good)[0]:,.0f}" if good else ""
+            note = f" ({broken} of {len(rs)} ended in numbers that are not finite)" if broken else ""
+            lines.append(
+                f"| {model}{note} | {rs[0]['parameters']:,} | "
+                + " | ".join(cells)
+                + f" | {state} | {speed} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(suite: Suite, out: Path, picture: Path) -> Path:
+    """Exact answers by test length, one panel for each task, one line for each model; bars are standard errors.
+
+    Raises MissingExtra without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("plot", "matplotlib") from error
+    found = results(suite, out)
+    tasks = [task for task in suite.tasks if any((task, model) in found for model in suite.models)]
+    if not tasks:
+        raise InputError(f"{out} has no results of this suite; run it first")
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    colours = {model: f"C{i % 10}" for i, model in enumerate(suite.models)}
+    for panel, task in zip(panels, tasks, strict=False):
+        for i, model in enumerate(suite.models):
+            good = [r for r in found.get((task, model), []) if "test" in r]
+            if not good:
+                continue
+            lengths = list(good[0]["test"])
+            values = [over_seeds(r["test"][length]["exact"]["mean"] for r in good) for length in lengths]
+            panel.errorbar(
+                range(len(lengths)),
+                [v[0] for v in values],
+                yerr=[v[1] or 0 for v in values],
+                label=model,
+                color=colours[model],
+                linestyle="-" if i < 10 else "--",
+                marker="o",
+                markersize=3,
+                linewidth=1.2,
+            )
+            panel.set_xticks(range(len(lengths)), lengths)
+        panel.set(title=task, ylim=(-0.04, 1.04), xlabel="tokens", ylabel="sequences right")
+        panel.grid(alpha=0.3)
+    for panel in panels[len(tasks) :]:
+        panel.set_visible(False)
+    handles: dict[str, Any] = {}
+    for panel in panels[: len(tasks)]:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=130)
+    return picture
+
+
+def plot_speed(rows: dict[str, list[dict[str, Any]]], picture: Path) -> Path:
+    """Seconds per 1,000 tokens of prefill and decode, and bytes of memory, by context length, in one picture."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("plot", "matplotlib") from error
+    figure = Figure(figsize=(12.5, 4.0), layout="constrained")
+    panels = figure.subplots(1, 3)
+    shows = (
+        ("prefill_seconds_per_1k", "seconds per 1,000 tokens read"),
+        ("decode_seconds_per_1k", "seconds per 1,000 tokens decoded"),
+        ("state_bytes", "bytes of memory"),
+    )
+    for panel, (key, label) in zip(panels, shows, strict=True):
+        for i, (model, each) in enumerate(rows.items()):
+            style = "-" if i < 10 else "--"
+            panel.plot(
+                [r["context"] for r in each],
+                [r[key] for r in each],
+                style,
+                label=model,
+                marker="o",
+                markersize=3,
+                linewidth=1.2,
+            )
+        panel.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel=label)
+        panel.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=7)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=130)
+    return picture
+
+
+def read_speed(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Model -> rows of `speed.by_context`, as `nestmem compare speed` wrote them."""
+    path = out / "speed.json"
+    if not path.exists():
+        raise InputError(f"{path} does not exist; run `nestmem compare speed` first")
+    return {model: each["contexts"] for model, each in json.loads(path.read_text())["models"].items()}
