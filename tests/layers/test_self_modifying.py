@@ -25,6 +25,7 @@ def layer_of(**options) -> SelfModifying:
     ("options", "rule"),
     [
         ({"chunk": 4}, {"chunk": 4}),
+        ({"chunk": 4, "unit_values": False}, {"chunk": 4, "unit_values": False}),
         ({"chunk": 4, "chunk_aux": 2, "hidden": 3}, {"chunk": 4, "chunk_aux": 2}),
         ({"chunk": 1, "objective": "dot", "depth": 1}, {"chunk": 1, "objective": Dot()}),
         ({"chunk": 3, "read": "token", "adaptive_q": True}, {"chunk": 3, "read": "token"}),
@@ -53,9 +54,18 @@ def test_the_layer_is_the_rule_as_a_loop(options, rule):
         decay_bias=layer.decay_bias,
         rate_max=options.get("rate_max", 1.0),
     )
-    start = selfmod.init(2, weights={name.replace("_", "."): w for name, w in layer.initial.items()})
+    start = {}
+    for name, w in layer.initial.items():
+        shares = [min(1.0, (w.shape[-1] / float(head.detach().square().sum())) ** 0.5) for head in w]
+        start[name.replace("_", ".")] = w * torch.tensor(shares, dtype=w.dtype)[:, None, None]
+    start = selfmod.init(2, weights=start)
     out, memory = selfmod.recurrent(
-        queries, heads(mixed), readout, start, **{"objective": L2(0.5), **rule}, check=False
+        queries,
+        heads(mixed),
+        readout,
+        start,
+        **{"objective": L2(0.5), "unit_values": True, **rule},
+        check=False,
     )
     torch.testing.assert_close(y, layer.output(out, x), rtol=1e-8, atol=1e-8)
     for name, w in memory.weights.items():
@@ -92,15 +102,33 @@ def test_gates_start_where_they_are_told_to():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_inputs_of_any_size_keep_the_memory_bounded(scale):
+@pytest.mark.parametrize("chunk", [4, 32])
+def test_inputs_of_any_size_keep_the_memory_bounded(scale, chunk):
     torch.manual_seed(0)
-    layer = SelfModifying(WIDTH, HEADS, chunk=16, rate=0.1)
-    x = scale * torch.randn(1, 600, WIDTH)
-    x[:, 300:] = x[:, 300:301]
+    layer = SelfModifying(32, HEADS, chunk=chunk, rate=0.2)
     with torch.no_grad():
+        # As training might leave them.
+        for w in layer.initial.values():
+            w.mul_(5)
+        x = scale * torch.randn(1, 600, 32)
+        x[:, 300:] = x[:, 300:301]
         y, state = layer(x)
     assert bool(torch.isfinite(y).all())
-    assert max(float(w.abs().max()) for w in state.memory.weights.values()) < 100
+    assert max(float(w.abs().max()) for w in state.memory.weights.values()) < 10
+
+
+def test_large_starts_with_values_of_any_length_diverge():
+    """What unit values and bounded starts are for: one token again and again, in the bare rule."""
+    torch.manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(1, HEADS, 1, 32), dim=-1).expand(1, HEADS, 600, 32)
+    state, readout = selfmod.init(1, HEADS, dim=32), selfmod.Readout.init(HEADS, 32, rate=0.2, decay=0.999)
+    sizes = {}
+    for scale, unit_values in ((1.5, False), (1.0, True)):
+        start = selfmod.init(1, weights={name: scale * w[0] for name, w in state.weights.items()})
+        _, after = selfmod.chunked(x, x, readout, start, chunk=16, unit_values=unit_values, check=False)
+        sizes[unit_values] = max(float(w.abs().max()) for w in after.weights.values())
+    assert sizes[True] < 10
+    assert not sizes[False] < 100
 
 
 def test_half_precision_keeps_its_state_in_float32():

@@ -66,6 +66,7 @@ def rule(
 RULES = [
     rule("mlp", chunk=3),
     rule("sequential", chunk=1, hidden=2),
+    rule("unit-values", chunk=3, unit_values=True),
     rule("slow-memory", chunk=4, chunk_aux=2),
     rule("slow-others", chunk=2, chunk_aux=4, activation="silu"),
     rule("dot", objective=Dot(), hidden=3),

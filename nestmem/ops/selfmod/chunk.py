@@ -39,6 +39,7 @@ class Setting(NamedTuple):
     rate_max: float
     token_reads: bool
     detach_target: bool
+    unit_values: bool
     fused: bool = False
 
 
@@ -55,6 +56,7 @@ def chunked(
     activation: str = "gelu",
     read: Literal["chunk", "token"] = "chunk",
     detach_target: bool = False,
+    unit_values: bool = False,
     check: bool = True,
 ) -> tuple[Tensor, MemoryState]:
     """Self-modifying Titans: memories that make their own keys, values, rates, decays and targets, then all learn.
@@ -78,6 +80,8 @@ def chunked(
     objective              L2(1.0) is the paper's; L2 and Dot with GELU have the fastest path
     read                   "chunk": y_t from M_memory before the chunk (eq. 90); "token": after token t's own write
     detach_target          no outer gradient through M(v_t); M_values then gets none at all
+    unit_values            v_t = unit(M_values(x_t)). A memory answers M(k) with the target M(v), so that values longer
+                           than keys let it feed on its own growth
     check                  look for nan and inf in queries and x
 
     Returns outputs [B, H, T, D] in the dtype of x and the state after the last token. Half-precision inputs go with
@@ -102,6 +106,7 @@ def chunked(
         rate_max=readout.rate_max,
         token_reads=read == "token",
         detach_target=detach_target,
+        unit_values=unit_values,
     )
     setting = setting._replace(fused=_fusable(setting))
     batch, heads, tokens, dim = x.shape
@@ -223,6 +228,8 @@ def _piece(
             q = _unit(_apply(anchor, slice(5, 6), q, setting)[:, 0])
         out = None if setting.token_reads else _apply(anchor, slice(0, 1), q, setting)[:, 0]
     k = _unit(k)
+    if setting.unit_values:
+        v = _unit(v)
     relative = setting.rate_max * torch.sigmoid(rate_weight @ for_rate + rate_bias)  # rate / decay [G, 1, C]
     log_decay = F.logsigmoid(decay_weight @ for_decay + decay_bias)
     rate = relative * log_decay.exp()

@@ -29,6 +29,7 @@ def recurrent(
     activation: str = "gelu",
     read: Literal["chunk", "token"] = "chunk",
     detach_target: bool = False,
+    unit_values: bool = False,
     check: bool = True,
 ) -> tuple[Tensor, MemoryState]:
     """Self-modifying Titans as a loop over tokens; the arguments and results of `chunked`, which see."""
@@ -56,6 +57,8 @@ def recurrent(
             q = unit(model(of(anchor, ADAPTIVE), q))
         k = unit(model(of(anchor, "keys"), x_t))
         v = model(of(anchor, "values"), x_t)
+        if unit_values:
+            v = unit(v)
         decay = (model(of(anchor, "decay"), x_t)[:, :, 0] * readout.decay_weight).sum(-1) + readout.decay_bias
         rate = (model(of(anchor, "rate"), x_t)[:, :, 0] * readout.rate_weight).sum(-1) + readout.rate_bias
         decay = torch.sigmoid(decay)
