@@ -52,7 +52,7 @@ def read(
     after it; its losses [n] write the weights of `levels`, and its outputs are returned, [B, T, ...]. Weights written
     by a period's losses are in force from the first token after it, whichever way the sequence is cut into calls.
 
-    write=False reads with the weights as they are, for comparison; the state then only carries what the step carries.
+    write=False reads with the weights as they are, for comparison; what the step carries goes on.
 
     The law: the outputs at tokens 1..t depend on tokens 1..t only.
     """
@@ -61,8 +61,6 @@ def read(
     if state.hidden is not None:
         before, following = torch.cat([state.hidden, before], 1), tokens
     outputs = None
-    if not write:
-        levels = [_silent(level) for level in ([levels] if isinstance(levels, Level) else levels)]
     if before.shape[1]:
         _, outputs, learning = endtoend.chunked(
             step,
@@ -72,6 +70,7 @@ def read(
             levels=levels,
             second_order=second_order,
             checkpoint=checkpoint,
+            write=write,
             check=False,
         )
         if state.hidden is not None:
@@ -91,9 +90,3 @@ def _peek(step: Step, outer: Any, inputs: Any, state: EndToEndState) -> Any:
             return step(outer, weights | state.shared, x, carry)[1]
 
     return torch.func.vmap(one)(state.weights, inputs, state.live)
-
-
-def _silent(level: Level) -> Level:
-    from dataclasses import replace
-
-    return replace(level, rate=0.0, decay=1.0)
