@@ -25,7 +25,7 @@ OBJECTIVES = {"l2": L2(0.5), "dot": Dot()}
 class SelfModifying(Mixer):
     """Five memories per head, all read to make a token's write and all written by it (`nestmem.ops.selfmod`).
 
-        k_t = unit(M_keys(x_t)),  v_t = M_values(x_t),  rate_t and decay_t from M_rate(x_t) and M_decay(x_t)
+        k_t = unit(M_keys(x_t)),  v_t = unit(M_values(x_t)),  rate_t and decay_t from M_rate(x_t) and M_decay(x_t)
         every memory M: W_t = (decay_t I - rate_t n_t^T n_t) W_{t-1} - rate_t grad objective(M(k_t), M(v_t))
         y_t = M_memory(unit(x_t W_q))
 
@@ -41,6 +41,11 @@ class SelfModifying(Mixer):
     * Each slice is made a unit vector. The second layers' gradients grow with the square of x, and a chunk's steps,
       all taken at one state, would overshoot.
     * rate_t and decay_t are one number per head: `nestmem.ops.selfmod.Readout`, which has rate <= rate_max decay.
+    * Values are unit vectors as keys are (unit_values), and a start W_0 [I, O] that training has made longer than
+      sqrt(O), which it is drawn with, is shortened to that (Frobenius norm). Memories chase targets that they make
+      themselves: longer values let them feed on their own growth, and so do large starts. Without the two, starts a
+      tenth larger end in nan within a few hundred equal tokens; with them every rate is safe.
+    * The decay starts near 1, since a memory that has faded to zero is the identity, whose error is zero: it stays.
 
     chunk         tokens after which the memory that is read is refreshed. With read="chunk", writes are seen from the
                   next chunk on, so sequences of up to `chunk` tokens learn nothing about writing
@@ -75,9 +80,10 @@ class SelfModifying(Mixer):
         activation: str = "gelu",
         adaptive_q: bool = False,
         conv: int = 4,
-        rate: float = 0.02,
-        decay: float = 0.98,
+        rate: float = 0.1,
+        decay: float = 0.999,
         rate_max: float = 1.0,
+        unit_values: bool = True,
         detach_target: bool = False,
     ) -> None:
         super().__init__()
@@ -103,7 +109,8 @@ class SelfModifying(Mixer):
         self.heads, self.chunk, self.chunk_aux, self.objective = heads, chunk, aux, objective
         self.read: Literal["chunk", "token"] = read
         self.depth, self.hidden, self.activation, self.adaptive_q = depth, hidden, activation, adaptive_q
-        self.start, self.rate_max, self.detach_target = (rate, decay), rate_max, detach_target
+        self.start, self.rate_max = (rate, decay), rate_max
+        self.unit_values, self.detach_target = unit_values, detach_target
         self.conv = ShortConv(width, conv) if conv else None
         self.query = None if adaptive_q else nn.Linear(width, width, bias=False)
         self.output = GatedOutput(width, heads)
@@ -144,7 +151,7 @@ class SelfModifying(Mixer):
     def init_state(self, batch: int, *, dtype: torch.dtype, device: torch.device | str) -> LayerState:
         """The learned initial memories."""
         kind = state_dtype(torch.empty(0, dtype=dtype))
-        weights = {name.replace("_", "."): w.to(kind) for name, w in self.initial.items()}
+        weights = {name.replace("_", "."): _bounded(w.to(kind)) for name, w in self.initial.items()}
         memory = selfmod.init(batch, weights=weights)
         if self.conv is None:
             return LayerState(memory=memory)
@@ -179,6 +186,13 @@ class SelfModifying(Mixer):
             activation=self.activation,
             read=self.read,
             detach_target=self.detach_target,
+            unit_values=self.unit_values,
             check=False,
         )
         return self.output(y.to(x.dtype), x), LayerState(memory=memory, tail=tail)
+
+
+def _bounded(start: Tensor) -> Tensor:
+    """W_0 [H, I, O], shortened to the Frobenius norm sqrt(O), that of entries of variance 1 / I, where it is longer."""
+    squared = start.square().sum((-2, -1), keepdim=True)
+    return start * (start.shape[-1] / squared.clamp_min(start.shape[-1])).sqrt()
