@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nestmem.core import L2, Dot
+from nestmem.core import L2, Dot, Huber
 from nestmem.ops import selfmod
 from tests.ops.rules import Rule, Tokens, Weights, randn, unit_rows
 
@@ -75,4 +75,11 @@ RULES = [
     rule("adaptive-token-reads", chunk=3, chunk_aux=1, read="token", adaptive_q=True),
     rule("linear", chunk=3, depth=1),
     rule("linear-token-reads", depth=1, read="token", adaptive_q=True, chunk_aux=2),
+    # pieces of one token
+    rule("sequential-token-reads", chunk=1, read="token", unit_values=True),
+    rule("sequential-dot", chunk=1, objective=Dot(), activation="silu"),
+    rule("sequential-slow-memory", chunk=3, chunk_aux=1, read="token", objective=Dot()),
+    rule("sequential-linear", chunk=1, depth=1, unit_values=True),
+    rule("sequential-linear-dot", chunk=1, depth=1, read="token", objective=Dot()),
+    rule("sequential-linear-huber", chunk=1, depth=1, read="token", objective=Huber(0.3), adaptive_q=True),
 ]

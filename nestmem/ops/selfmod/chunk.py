@@ -17,7 +17,7 @@ from nestmem.core import L2, Dot, MemoryState, Objective, Period, Weights
 from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
 from nestmem.core.checks import check_written, transformed
 from nestmem.ops.derivative import own_arithmetic
-from nestmem.ops.selfmod import rule
+from nestmem.ops.selfmod import rule, single
 from nestmem.ops.selfmod.fused import EPS2, Read, Update
 from nestmem.ops.selfmod.rule import Readout
 
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
     rate_max: float
     token_reads: bool
     detach_target: bool
-    unit_values: bool
+    unit_values: bool = False
     fused: bool = False
 
 
@@ -129,21 +129,23 @@ def chunked(
     fine = Period(chunk=min(chunk, chunk_aux))
     lengths = [stop - start for start, stop in fine.pieces(state.position, tokens)]
     # One split, whose derivative is one concatenation; a slice per piece would cost a whole sequence of zeros each.
-    pieces = zip(
-        queries.to(kind).reshape(groups, tokens, dim).split(lengths, dim=1),
-        x.to(kind).reshape(groups, tokens, dim).split(lengths, dim=1),
-        strict=True,
-    )
+    both = [each.to(kind).reshape(groups, tokens, dim) for each in (queries, x)]
+    pairs = torch.stack(both, dim=2).split(lengths, dim=1)
+    ones = single.gates_of(readout, batch, len(names)) if 1 in lengths else None
     outputs, position = [], state.position
-    for q, x_c in pieces:
+    for pair in pairs:
         fresh = position % chunk == 0, position % chunk_aux == 0
         if all(fresh):
             anchor = now
         elif any(fresh):
             anchor = _refresh(anchor, now, len(names), memory=fresh[0])
-        out, now = _piece(now, anchor, q.mT, x_c.mT, gates, setting)
+        if pair.shape[1] == 1 and ones is not None:
+            out, now = single.step(now, anchor, pair[:, 0].mT, ones, setting)
+        else:
+            q, x_c = pair.unbind(2)
+            out, now = _piece(now, anchor, q.mT, x_c.mT, gates, setting)
         outputs.append(out.mT)
-        position += q.shape[1]
+        position += pair.shape[1]
     out = torch.cat(outputs, dim=1).reshape(batch, heads, tokens, dim).to(queries.dtype)
     weights = _unstack(now, names, batch, heads)
     anchors = weights if anchor is now else _unstack(anchor, names, batch, heads)
