@@ -15,6 +15,7 @@ from nestmem.core import (
     DeltaGradientDescent,
     GradientDescent,
     Momentum,
+    NewtonSchulz,
     State,
     load_state,
     save_state,
@@ -289,6 +290,24 @@ def test_autocast_is_the_same_in_the_recomputation() -> None:
         found.append(torch.autograd.grad(losses.float().mean(), list(fast.values())))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("form", [chunked, recurrent])
+def test_autocast_does_not_reach_the_write(form) -> None:
+    levels = Level(period=3, rate=0.3, optimizer=NewtonSchulz(3), restart=6)
+    x = sequences(2, 9)["x"].float()
+    begin = init({"w": torch.eye(WIDTH)}, 2, levels=levels)
+
+    # No matrix product, which autocast would round here and in the gradient.
+    def entries(outer, fast, x, carry):
+        losses = (x[:, :, None] * fast["w"]).square().sum((1, 2)) - (x * fast["w"].sum(0)).sum(1)
+        return losses, x, carry
+
+    _, _, plain_end = form(entries, (), x, begin, levels=levels)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, _, end = form(entries, (), x, begin, levels=levels)
+    assert torch.equal(end.weights["w"], plain_end.weights["w"])
+    assert not torch.equal(end.weights["w"], begin.weights["w"])
 
 
 def test_a_learned_tensor_from_a_closure_is_not_lost_silently() -> None:

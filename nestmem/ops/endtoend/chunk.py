@@ -179,7 +179,9 @@ class _Run:
             return losses, outputs, carried, {"weights": {}, **kept}
         if not self.second_order:
             new = {name: g.detach() for name, g in new.items()}
-        written = self._write(weights, slots, gradients, initial, gathered, new, rates)
+        # The step and its gradient are computed as the caller wants; many small writes need their own arithmetic.
+        with torch.autocast(losses.device.type, enabled=False):
+            written = self._write(weights, slots, gradients, initial, gathered, new, rates)
         return losses, outputs, carried, written
 
     def _write(

@@ -104,7 +104,8 @@ def _sequence(
                     (begin + start) // chunk,
                     begin + start,
                 )
-            memory = _write(memory, new, begin + stop, written)
+            with torch.autocast(losses.device.type, enabled=False):
+                memory = _write(memory, new, begin + stop, written)
     losses = torch.cat(all_losses)[waiting:]
     outputs = pytree.tree_map(lambda *x: torch.cat(x)[waiting:], *all_outputs)
     rest = total % chunk
