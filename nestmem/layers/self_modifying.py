@@ -45,6 +45,8 @@ class SelfModifying(Mixer):
       sqrt(O), which it is drawn with, is shortened to that (Frobenius norm). Memories chase targets that they make
       themselves: longer values let them feed on their own growth, and so do large starts. Without the two, starts a
       tenth larger end in nan within a few hundred equal tokens; with them no rate did, of those up to 0.9 tried.
+    * Linear memories start near the identity, but for the values, which start as a random projection: with values
+      like keys a memory's target is what it says already, it only fades, and parity takes five times the steps.
     * The decay starts near 1, since a memory that has faded to zero is the identity, whose error is zero: it stays.
 
     chunk         tokens after which the memory that is read is refreshed. With read="chunk", writes are seen from the
@@ -135,7 +137,11 @@ class SelfModifying(Mixer):
             depth=self.depth,
             adaptive_q=self.adaptive_q,
         )
-        return {name: w[0] for name, w in state.weights.items()}
+        weights = {name: w[0] for name, w in state.weights.items()}
+        if self.depth == 1:
+            size = weights["values.0"].shape[-1]
+            weights["values.0"] = torch.randn_like(weights["values.0"]) * size**-0.5
+        return weights
 
     def reset_parameters(self) -> None:
         """Memories and read-outs as `nestmem.ops.selfmod` draws them."""
