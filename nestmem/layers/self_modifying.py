@@ -46,7 +46,7 @@ class SelfModifying(Mixer):
       themselves: longer values let them feed on their own growth, and so do large starts. Without the two, starts a
       tenth larger end in nan within a few hundred equal tokens; with them no rate did, of those up to 0.9 tried.
     * Linear memories start near the identity, but for the values, which start as a random projection: with values
-      like keys a memory's target is what it says already, it only fades, and parity takes five times the steps.
+      like keys a memory's target is what it says already, it only fades, and parity takes several times the steps.
     * The decay starts near 1, since a memory that has faded to zero is the identity, whose error is zero: it stays.
 
     chunk         tokens after which the memory that is read is refreshed. With read="chunk", writes are seen from the
