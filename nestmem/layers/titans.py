@@ -440,11 +440,13 @@ class TitansMAG(Mixer):
 
 
 class TitansMAL(Mixer):
-    """Memory as layer, arXiv 2501.00663, section 4.3, eq. 29-31: attention over a window of norm(x + M(x)).
+    """Memory as layer, arXiv 2501.00663, section 4.3, eq. 29-31: the memory, then attention over a window of its outputs.
 
-    The persistent tokens are the first of the sequence for both layers, as the paper has it, so that attention sees
-    them only as long as they are in its window; after that they live in the memory alone. The residual and the norm
-    between the layers are those which the paper leaves out for simplicity (section 4.4).
+        y = M(x),   o = y + Attn(norm(x + y))
+
+    The residuals and the norm are those which the paper leaves out of its equations for simplicity (section 4.4). The
+    persistent tokens are the first of the sequence for both layers, as the paper has it, so that attention sees them
+    only as long as they are in its window; after that they live in the memory alone.
 
     window      tokens that attention looks at, itself included
     persistent  learned tokens
@@ -509,4 +511,4 @@ class TitansMAL(Mixer):
         assert isinstance(past, BesideState)
         read, memory = self.memory(x, past.memory)
         y, attention = self.attention(self.norm(x + read), past.attention)
-        return y, BesideState(memory=memory, attention=attention)
+        return read + y, BesideState(memory=memory, attention=attention)

@@ -149,7 +149,8 @@ def mag(layer: TitansMAG, x: torch.Tensor) -> torch.Tensor:
 def mal(layer: TitansMAL, x: torch.Tensor) -> torch.Tensor:
     every = with_prefix(layer.memory, x)
     read = Memory(layer.memory).tokens(every)
-    return windowed(layer.attention, rms(every + read, layer.norm.weight), None)[-len(x) :]
+    y = windowed(layer.attention, rms(every + read, layer.norm.weight), None)
+    return (read + y)[-len(x) :]
 
 
 def mac(layer: TitansMAC, x: torch.Tensor, *, literal: bool = False) -> torch.Tensor:
