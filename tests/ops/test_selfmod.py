@@ -12,7 +12,7 @@ from torch import Tensor
 from nestmem.core import L2, MLP, DeltaGradientDescent, Dot, Gates, Huber, Lp, Memory, Period, unit
 from nestmem.errors import InputError
 from nestmem.ops import selfmod
-from nestmem.ops.selfmod import chunk
+from nestmem.ops.selfmod import chunk, single_fused
 
 KIND = torch.float64
 
@@ -239,10 +239,10 @@ def test_detached_targets_change_gradients_and_nothing_else() -> None:
     assert not torch.allclose(found[selfmod.chunked, False][1][0], found[selfmod.chunked, True][1][0])
 
 
-@pytest.mark.parametrize("objective", [L2(1.0), L2(0.5), Dot()], ids=str)
-def test_derivatives_by_hand_are_autograd_s(objective, monkeypatch: pytest.MonkeyPatch) -> None:
-    q, x = inputs(tokens=8)
-    state, readout = start(hidden=3)
+def first_and_second_derivatives(tokens: int, begin: dict[str, Any], options: dict[str, Any]) -> list[Tensor]:
+    """Outputs, their derivatives and the derivatives of those, for memories, queries and x."""
+    q, x = inputs(tokens=tokens)
+    state, readout = start(**begin)
     leaves = [w[0].clone().requires_grad_() for w in state.weights.values()] + [
         q.requires_grad_(),
         x.requires_grad_(),
@@ -250,27 +250,44 @@ def test_derivatives_by_hand_are_autograd_s(objective, monkeypatch: pytest.Monke
 
     def scan(*values: Tensor) -> tuple[Tensor, ...]:
         begun = selfmod.init(2, weights=dict(zip(state.weights, values, strict=False)))
-        out, after = selfmod.chunked(
-            values[-2], values[-1], readout, begun, chunk=3, objective=objective, check=False
-        )
+        out, after = selfmod.chunked(values[-2], values[-1], readout, begun, check=False, **options)
         return out, *after.weights.values()
 
-    def first_and_second() -> list[Tensor]:
-        outputs = scan(*leaves)
-        gradients = torch.autograd.grad(
-            torch.stack([o.square().sum() for o in outputs]).sum(), leaves, create_graph=True
-        )
-        return [
-            *outputs,
-            *gradients,
-            *torch.autograd.grad(torch.stack([g.square().sum() for g in gradients]).sum(), leaves),
-        ]
+    outputs = scan(*leaves)
+    total = torch.stack([o.square().sum() for o in outputs]).sum()
+    gradients = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
+    again = torch.stack([g.square().sum() for g in gradients]).sum()
+    return [*outputs, *gradients, *torch.autograd.grad(again, leaves, materialize_grads=True)]
 
+
+@pytest.mark.parametrize("objective", [L2(1.0), L2(0.5), Dot()], ids=str)
+def test_derivatives_by_hand_are_autograd_s(objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = 8, {"hidden": 3}, {"chunk": 3, "objective": objective}
     assert chunk._fusable(chunk.Setting(5, 2, objective, "gelu", 1.0, False, False))
-    by_hand = first_and_second()
+    by_hand = first_and_second_derivatives(*case)
     monkeypatch.setattr(chunk, "_fusable", lambda setting: False)
-    for a, b in zip(by_hand, first_and_second(), strict=True):
+    for a, b in zip(by_hand, first_and_second_derivatives(*case), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("begin", [{"depth": 1}, {"hidden": 3}], ids=str)
+@pytest.mark.parametrize("objective", [L2(0.5), Dot()], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"read": "token"}, {"unit_values": True}, {"read": "token", "detach_target": True}],
+    ids=str,
+)
+def test_derivatives_by_hand_of_one_token_are_autograd_s(begin, objective, options, monkeypatch) -> None:
+    case = 3, begin, {"chunk": 1, "objective": objective, **options}
+    calls = []
+    step = single_fused.step
+    monkeypatch.setattr(single_fused, "step", lambda *a: calls.append(a) or step(*a))
+    by_hand = first_and_second_derivatives(*case)
+    assert len(calls) == 3
+    monkeypatch.setattr(single_fused, "known", lambda setting: False)
+    for a, b in zip(by_hand, first_and_second_derivatives(*case), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"read": "token"}, {"chunk_aux": 6}], ids=str)

@@ -17,7 +17,7 @@ from nestmem.core import L2, Dot, MemoryState, Objective, Period, Weights
 from nestmem.core.activations import ACTIVATIONS, FUNCTIONS
 from nestmem.core.checks import check_written, transformed
 from nestmem.ops.derivative import own_arithmetic
-from nestmem.ops.selfmod import rule, single
+from nestmem.ops.selfmod import rule, single, single_fused
 from nestmem.ops.selfmod.fused import EPS2, Read, Update
 from nestmem.ops.selfmod.rule import Readout
 
@@ -131,7 +131,8 @@ def chunked(
     # One split, whose derivative is one concatenation; a slice per piece would cost a whole sequence of zeros each.
     both = [each.to(kind).reshape(groups, tokens, dim) for each in (queries, x)]
     pairs = torch.stack(both, dim=2).split(lengths, dim=1)
-    ones = single.gates_of(readout, batch, len(names)) if 1 in lengths else None
+    ones = single.gates_of(readout, batch) if 1 in lengths else None
+    by_hand = single_fused.known(setting)
     outputs, position = [], state.position
     for pair in pairs:
         fresh = position % chunk == 0, position % chunk_aux == 0
@@ -139,12 +140,16 @@ def chunked(
             anchor = now
         elif any(fresh):
             anchor = _refresh(anchor, now, len(names), memory=fresh[0])
-        if pair.shape[1] == 1 and ones is not None:
-            out, now = single.step(now, anchor, pair[:, 0].mT, ones, setting)
-        else:
+        if pair.shape[1] > 1 or ones is None:
             q, x_c = pair.unbind(2)
             out, now = _piece(now, anchor, q.mT, x_c.mT, gates, setting)
-        outputs.append(out.mT)
+            outputs.append(out.mT)
+        else:
+            if by_hand and now is anchor:
+                out, now = single_fused.step(now, pair[:, 0], ones, setting)
+            else:
+                out, now = single.step(now, anchor, pair[:, 0], ones, setting)
+            outputs.append(out)
         position += pair.shape[1]
     out = torch.cat(outputs, dim=1).reshape(batch, heads, tokens, dim).to(queries.dtype)
     weights = _unstack(now, names, batch, heads)

@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from nestmem.ops.selfmod.chunk import Setting, Stack
 
 
-def gates_of(readout: Readout, batch: int, memories: int) -> tuple[Tensor, Tensor]:
-    """The read-outs as one matrix [G, 2, M D] that meets what all memories read, and a bias [G, 2, 1]."""
-    rate, decay = readout.rate_weight, readout.decay_weight
-    heads, dim = rate.shape
-    at = MEMORIES.index("rate")
-    weight = torch.cat(
-        [
-            rate.new_zeros(heads, 2, at * dim),
-            torch.stack([torch.cat([rate, 0 * decay], -1), torch.cat([0 * rate, decay], -1)], dim=1),
-            rate.new_zeros(heads, 2, (memories - at - 2) * dim),
-        ],
-        dim=-1,
-    )
+def gates_of(readout: Readout, batch: int) -> tuple[Tensor, Tensor]:
+    """The read-outs of rate and decay as [G, 2, D], and their biases [G, 2, 1]."""
+    weight = torch.stack([readout.rate_weight, readout.decay_weight], dim=1)
     bias = torch.stack([readout.rate_bias, readout.decay_bias], dim=1)[..., None]
     return weight.repeat(batch, 1, 1), bias.repeat(batch, 1, 1)
 
@@ -39,8 +29,9 @@ def gates_of(readout: Readout, batch: int, memories: int) -> tuple[Tensor, Tenso
 def step(
     now: Stack, anchor: Stack, pair: Tensor, gates: tuple[Tensor, Tensor], setting: Setting
 ) -> tuple[Tensor, Stack]:
-    """pair [G, D, 2]: the query and x of one token -> its output [G, D, 1] and the memories after it."""
-    groups, dim, _ = pair.shape
+    """pair [G, 2, D]: the query and x of one token -> its output [G, 1, D] and the memories after it."""
+    groups, _, dim = pair.shape
+    pair = pair.mT
     m, act = setting.memories, FUNCTIONS[setting.activation]
     same = now is anchor
 
@@ -51,11 +42,12 @@ def step(
         made = torch.bmm(anchor.second, act(z_pair).view(groups * m, -1, 2)).view(groups, m, dim, 2)
         made = (made + pair[:, None]).view(groups, m * dim, 2)
     at_q, at_x = made.unbind(-1)
+    _, k, v, rates, _ = at_x.split([dim, dim, dim, 2 * dim, (m - 5) * dim], dim=1)
     weight, bias = gates
-    relative, decay = torch.sigmoid(torch.baddbmm(bias, weight, at_x[..., None])).split(1, dim=1)
+    rates = (weight * rates.view(groups, 2, dim)).sum(-1, keepdim=True) + bias
+    relative, decay = torch.sigmoid(rates).split(1, dim=1)
     if setting.rate_max != 1.0:
         relative = setting.rate_max * relative
-    _, k, v, _ = at_x.split([dim, dim, dim, (m - 3) * dim], dim=1)
     k = _unit(k)
     columns = [k, _unit(v) if setting.unit_values else v]
     adaptive = m > len(MEMORIES)
@@ -87,9 +79,9 @@ def step(
         row = relative * (z_k.view(groups, -1, 1) * short + error.reshape(groups, -1, 1))
         first = torch.baddbmm(now.first, row, k.mT, alpha=-1) * decay
         if not setting.token_reads:
-            return read[:, :dim, None], now._replace(first=first)
+            return read[:, None, :dim], now._replace(first=first)
         out = z_q[:, :dim, None] - row[:, :dim] * torch.bmm(k.mT, q[..., None])
-        return out * decay, now._replace(first=first)
+        return (out * decay).mT, now._replace(first=first)
 
     assert now.second is not None
     error = error.reshape(groups * m, dim, 1)
@@ -110,11 +102,11 @@ def step(
     second = torch.baddbmm(now.second, row_1, hidden_k.mT, alpha=-1) * decay_1
     after = now._replace(first=first, second=second)
     if not setting.token_reads:
-        return read[:, :dim, None], after
+        return read[:, None, :dim], after
     f = hidden.shape[1]
     z_q = decay * (z_q[:, :f, None] - row_0[:, :f] * torch.bmm(k.mT, q[..., None]))
     h_q = act(z_q)
-    return q[..., None] + torch.bmm(second[::m], h_q), after
+    return (q[..., None] + torch.bmm(second[::m], h_q)).mT, after
 
 
 def _unit(x: Tensor) -> Tensor:
