@@ -394,6 +394,46 @@ def eval_locomo(
     show.line(locomo.render(locomo.run(data, embedder=embedder, json_path=json)))
 
 
+@evaluations.command("task")
+def eval_task(
+    name: Annotated[str, typer.Argument(help="The task, for example mqar; an unknown name lists them all.")],
+    model: Annotated[Path, typer.Option("--model", help="The folder of a trained language model.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The folder of data sets, for tasks that read real data.")
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option("--lengths", help="Tokens, as 64,128 or 2-50,51-100; by default the task's own."),
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option("--examples", min=1, help="How many of each length, task, class or set.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Of the task, as pairs=16; may be given again.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences at a time.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    json: Annotated[Path | None, typer.Option("--json", help="Write the whole record here.")] = None,
+) -> None:
+    """A trained language model on a task: recall, needles, formal languages, loss by position, and others."""
+    from nestmem.cli.evaluate_tasks import task
+
+    quiet_libraries()
+    task(
+        name,
+        model=model,
+        data=data,
+        lengths=lengths,
+        examples=examples,
+        options=option or (),
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        json_path=json,
+    )
+
+
 def _arm(name: str) -> Arm:
     from nestmem.agent.types import ARMS
 
