@@ -60,16 +60,12 @@ def process_group(device: str) -> Iterator[str]:
 def shard(model: nn.Module, device: torch.device) -> None:
     """Spread the parameters of `model` over all processes, in place (FSDP2). One process: nothing happens.
 
-    The modules in `model.fsdp_blocks`, where a model offers such a list, are gathered each for its own forward; the
-    rest, and models without the list, are gathered as a whole. A model that reads parameters of a block outside that
-    block's forward, as inner learning does, must not offer it.
+    The model is one unit: its parameters are gathered when its forward begins, and its gradients and the optimizer's
+    state stay spread. Units of single blocks are not safe here: how often a model of nestmem calls a block depends on the
+    documents in its rows, which differ between processes, and inner learning reads parameters outside their block.
     """
-    if world() == 1:
-        return
-    mesh = init_device_mesh(device.type, (world(),))
-    for block in getattr(model, "fsdp_blocks", ()):
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    if world() > 1:
+        fully_shard(model, mesh=init_device_mesh(device.type, (world(),)))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -606,13 +606,14 @@ def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 def _load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Any]]
 ) -> None:
-    """Take over what `_optimizer_state` gave. Tensors of a parameter's shape are laid out as it is; counts stay as they
-    are, on the CPU."""
+    """Take over what `_optimizer_state` gave. Tensors of a parameter's shape are laid out as it is; the count of steps
+    stays on the CPU."""
+
+    def placed(slot: str, value: Any, p: Tensor) -> Any:
+        if slot == "step" or not isinstance(value, Tensor):
+            return value
+        return distributed.spread(value, p) if value.shape == p.shape else value.to(p.device)
+
     for name, p in model.named_parameters():
         if name in state:
-            optimizer.state[p] = {
-                slot: distributed.spread(value, p)
-                if isinstance(value, Tensor) and slot != "step" and value.shape == p.shape
-                else value
-                for slot, value in state[name].items()
-            }
+            optimizer.state[p] = {slot: placed(slot, value, p) for slot, value in state[name].items()}

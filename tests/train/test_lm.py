@@ -545,6 +545,33 @@ def test_a_run_leaves_a_model_that_transformers_loads(run: Path) -> None:
     assert (run / "curves.png").stat().st_size > 5_000
 
 
+TTT = {
+    "start": "",
+    "model": "ttt_e2e",
+    "sizes": {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "prime": {"share": 0.5, "period": 6, "rate": 1.0, "clip": 1.0},
+    },
+}
+
+
+def test_a_model_of_nestmem_that_learns_as_it_reads_is_trained(tmp_path: Path, story: Path) -> None:
+    own = {**TTT, "parameters": 12_000}
+    folder = train_lm(LMConfig(out=tmp_path, data=Source(files=(story,)), context=24, batch=4, vocabulary=300,
+                               fit=QUICK, **own), on_event=quiet)  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.model_type == "nestmem" and model.config.prime["period"] == 6
+    assert model.num_parameters() == pytest.approx(12_000, rel=0.05)
+    assert json.loads((tmp_path / "config.json").read_text())["facts"]["parameters"] == model.num_parameters()
+    with pytest.raises(InputError, match="no architecture is called 'nope'"):
+        train_lm(
+            LMConfig(out=tmp_path / "x", data=Source(files=(story,)), model="nope", vocabulary=300),
+            on_event=quiet,
+        )
+
+
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path, story: Path, qwen: Path, run: Path) -> None:
     program = f"""
 import os, signal
@@ -712,20 +739,22 @@ def test_two_processes_make_the_steps_of_one(tmp_path: Path, story: Path, qwen: 
         "back": QUICK,
     }
     configs = {name: config_of(tmp_path / f"{name}-1", story, qwen, fit=each) for name, each in fits.items()}
+    # The documents of its rows differ from process to process, and so does how often it calls its blocks.
+    configs["learns"] = replace(configs["plain"], out=tmp_path / "learns-1", **TTT)
     for config in configs.values():
         train_lm(config, on_event=quiet)
     # "back" goes on from step 4 of one process, in its own folder.
     Checkpoints(tmp_path / "back-1" / "checkpoints").files()[0].unlink()
-    alone = {name: learned(read_log(tmp_path / f"{name}-1")) for name in fits}
+    alone = {name: learned(read_log(tmp_path / f"{name}-1")) for name in configs}
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command.append(str(tmp_path / "two.py"))
-    for name in fits:
+    for name in configs:
         out = tmp_path / ("back-1" if name == "back" else f"{name}-2")
         command += [str(tmp_path / f"{name}-1" / "config.json"), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in fits:
+    for name in configs:
         out = tmp_path / ("back-1" if name == "back" else f"{name}-2")
         for row, own in zip(learned(read_log(out)), alone[name], strict=True):
             assert row == pytest.approx(own, abs=1e-5), name
