@@ -51,7 +51,8 @@ class Source:
     def __post_init__(self) -> None:
         if bool(self.files) == bool(self.dataset):
             raise InputError(
-                f"files={[str(p) for p in self.files]} and dataset={self.dataset!r}: expected one of them"
+                f"files={[str(p) for p in self.files]} and dataset={self.dataset!r}: expected text files (--data) or a "
+                "dataset (--dataset), one of them"
             )
 
     def documents(self) -> Iterator[str]:
