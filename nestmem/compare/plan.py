@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nestmem.errors import InputError
@@ -35,7 +35,6 @@ class Suite:
     seeds: tuple[int, ...] = (0, 1, 2)
     examples: int = 256
     weight_decay: float = 0.01
-    baselines: tuple[str, ...] = field(default=("transformer",))
 
 
 # For states that flip, a write has to act at every token: chunks of 1, and a memory that is read after its write.
@@ -86,13 +85,13 @@ SUITES: dict[str, Suite] = {
                 "preset": "deltanet",
                 "options": {"deltanet": {"negative_eigenvalues": True}},
             },
-            "hope": {"preset": "hope", "options": _TRACKING},
+            # One head: a state lives in the directions of one memory, whose lengths must not drift apart.
+            "hope": {"preset": "hope", "num_attention_heads": 1, "options": _TRACKING},
         },
         sizes={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
         parameters=16_000,
         steps=1200,
-        rates=(5e-3,),
-        baselines=("transformer", "deltanet"),
+        rates=(5e-3, 1e-2),
     ),
     "recall": Suite(
         about="Associative recall (MQAR) and needles, at training length and past it",
@@ -103,7 +102,7 @@ SUITES: dict[str, Suite] = {
         models=_EVERY,
         sizes={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
         parameters=120_000,
-        steps=800,
+        steps=600,
         rates=(3e-3,),
     ),
 }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nestmem.models.config import FEED_FORWARDS, MIXERS, NestmemConfig
     from nestmem.models.model import NestmemForCausalLM
     from nestmem.models.presets import PRESETS, config_for, matched, parameters
+    from nestmem.models.stacking import StackedForCausalLM, stack_levels
 
 __all__ = [
     "FEED_FORWARDS",
@@ -19,9 +20,11 @@ __all__ = [
     "MemoryCache",
     "NestmemConfig",
     "NestmemForCausalLM",
+    "StackedForCausalLM",
     "config_for",
     "matched",
     "parameters",
+    "stack_levels",
 ]
 
 _WHERE = {
@@ -34,6 +37,8 @@ _WHERE = {
     "config_for": "presets",
     "matched": "presets",
     "parameters": "presets",
+    "StackedForCausalLM": "stacking",
+    "stack_levels": "stacking",
 }
 
 

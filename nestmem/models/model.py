@@ -94,11 +94,6 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
         elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
-    @property
-    def fsdp_blocks(self) -> list[nn.Module]:
-        """Submodules that may be sharded by themselves: those whose weights are only used in their own forward."""
-        return list(self.blocks[: self._first()])
-
     @contextmanager
     def without_learning(self) -> Iterator[None]:
         """Within it, the weights that learn from the model's own loss are read and not written. For comparison."""
