@@ -46,7 +46,7 @@ def step(now: Stack, pair: Tensor, gates: tuple[Tensor, Tensor], setting: Settin
 def _scale(setting: Setting) -> tuple[float, float]:
     """a, b of the error a M(k) - b M(v)."""
     objective = setting.objective
-    return (2 * objective.factor,) * 2 if isinstance(objective, L2) else (0.0, 1.0)
+    return (2 * objective.factor, 2 * objective.factor) if isinstance(objective, L2) else (0.0, 1.0)
 
 
 def _error(at_k: Tensor, at_v: Tensor, scale: tuple[float, float]) -> Tensor:
@@ -120,6 +120,7 @@ class Token(torch.autograd.Function):
         row = unscaled * relative
         after = [torch.addcmul(first, row.mT, k, value=-1).mul_(decay)]
         if second is not None:
+            assert h is not None and p is not None
             h_k = h[:, :1]
             short_1 = _dot(h_k, h_k).add_(EPS2).reciprocal_()
             unscaled_1 = torch.addcmul(error, p[:, :1], short_1).view(groups, 1, -1)
@@ -152,7 +153,7 @@ class Token(torch.autograd.Function):
 
     @staticmethod
     @own_arithmetic
-    def backward(ctx: Any, d_out: Tensor, d_after: Tensor, d_after_1: Tensor | None = None) -> Any:
+    def backward(ctx: Any, d_out: Tensor, d_after: Tensor, d_after_1: Any = None) -> Any:
         (
             first, second, pair, weight, bias, z_pair, h_pair, made, gates, inverse, kv, z, h, p, error,
             back, slope, short, short_1, unscaled, unscaled_1, row, row_1, kq, z_q, second_q,
@@ -252,6 +253,7 @@ class Token(torch.autograd.Function):
         # made = pair + gelu(z_pair) second^T, z_pair = pair first^T
         d_second = None
         if second is not None:
+            assert d_after_second is not None and d_back is not None and d_p is not None
             d_m = d_made.view(groups * m, 2, dim)
             d_zpair = GELU_BACKWARD(torch.bmm(d_m, second), z_pair)
             if d_zq is not None:
