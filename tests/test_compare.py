@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from nestmem.cli.main import app
 from nestmem.compare import cells, report, speed
-from nestmem.compare.plan import SPEED, SUITES, Suite, suite
+from nestmem.compare.plan import SPEED, SUITES, Suite, Text, suite
 from nestmem.errors import InputError
 from nestmem.evals.tasks import make
 from nestmem.models import NestmemForCausalLM, config_for, parameters
@@ -87,11 +87,36 @@ def test_parameters_are_matched(tmp_path):
 def test_every_model_of_a_suite_can_be_made(name):
     made = suite(name)
     for model in made.models:
-        for task in made.tasks:
-            vocabulary = make(task, **made.tasks[task]).vocab_size
+        for task, options in made.tasks.items():
+            text = isinstance(options, Text)
+            vocabulary = options.vocabulary if text else make(task, **options).vocab_size
             with torch.device("meta"):
                 count = NestmemForCausalLM(cells.config_of(made, model, vocabulary)).num_parameters()
             assert abs(count - made.parameters) < 0.03 * made.parameters, (model, count)
+
+
+def test_text(tmp_path):
+    words = ["one", "two", "three", "four", "five", "six"]
+    book = tmp_path / "books.jsonl"
+    texts = [" ".join(words[(i * j) % 6] for j in range(60)) for i in range(1, 40)]
+    book.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    some = replace(
+        SMALL,
+        tasks={"text": Text(tokens=96, context=16, vocabulary=300, held_out_share=0.2)},
+        rates=(1e-3,),
+        seeds=(0,),
+    )
+    with pytest.raises(InputError, match="reads text files and none were given; add --text FILE"):
+        cells.run(next(cells.tuning(some, ["text"], ["delta"])), some, tmp_path, on_event=quiet)
+    found = {}
+    for cell in cells.tuning(some, ["text"], list(some.models)):
+        stopped = cells.run(cell, some, tmp_path, text=(book,), minutes=1e-9, on_event=quiet)
+        assert stopped is None and cells.read_result(cell, tmp_path) is None
+        found[cell.model] = cells.run(cell, some, tmp_path, text=(book,), on_event=quiet)
+        assert found[cell.model]["steps"] == 3
+    page = report.page(some, tmp_path, title="Text")
+    for model, result in found.items():
+        assert f"| {model} |" in page and f"{result['validation']['loss']:.3f} (1)" in page
 
 
 def test_unknown_names():

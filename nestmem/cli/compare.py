@@ -44,6 +44,10 @@ def run(
     task: Tasks = None,
     model: Models = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Only so many of its seeds; 0: all.")] = 0,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("--text", help="Text files for the suite 'text': .txt, .md or .jsonl. Repeatable."),
+    ] = None,
     minutes: Annotated[
         float, typer.Option("--minutes", help="Stop after so many minutes, to be continued; 0: no limit.")
     ] = 0.0,
@@ -83,6 +87,7 @@ def run(
                 threads=threads,
                 device=device,
                 minutes=left,
+                text=tuple(text or ()),
                 on_step=lambda s: bar.update(each, completed=s.step),
                 on_event=bar.console.print,
             )
@@ -156,13 +161,15 @@ def report(
 ) -> None:
     """Write the tables and plots of what has been run so far."""
     from nestmem.compare import report as reports
+    from nestmem.compare.plan import Text
     from nestmem.compare.plan import suite as suite_of
 
     suite = suite_of(name)
     page = reports.page(suite, out, title=f"Comparison: {name}")
     (out / f"{name}.md").write_text(page + "\n", encoding="utf-8")
     print(page)
-    print(reports.plot(suite, out, out / f"{name}.png"))
+    if any(not isinstance(options, Text) for options in suite.tasks.values()):
+        print(reports.plot(suite, out, out / f"{name}.png"))
 
 
 def _among(given: list[str] | None, known: dict, kind: str) -> list[str]:
@@ -175,5 +182,8 @@ def _among(given: list[str] | None, known: dict, kind: str) -> list[str]:
 def _line(result: dict) -> str:
     if "error" in result:
         return f"{result['task']}, {result['model']}, seed {result['seed']}: {result['error']}"
+    if "held out" in result["test"]:
+        loss = f"{result['validation']['loss']:.3f} nats per held-out token"
+        return f"{result['task']}, {result['model']}, rate {result['rate']:g}, seed {result['seed']}: {loss}"
     shares = ", ".join(f"{k}: {100 * v['exact']['mean']:.1f} %" for k, v in result["test"].items())
     return f"{result['task']}, {result['model']}, rate {result['rate']:g}, seed {result['seed']}: {shares}"

@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 
-from nestmem.compare.plan import Suite
+from nestmem.compare.plan import Suite, Text
 from nestmem.errors import InputError, ModelError
 from nestmem.evals.record import environment, write_json
 from nestmem.evals.tasks import judge, make, reader
-from nestmem.models import NestmemConfig, NestmemForCausalLM, config_for, matched
+from nestmem.models import NestmemConfig, NestmemForCausalLM, config_for, matched, parameters
+from nestmem.train.lm import LMConfig, load_tokenizer, train_lm
 from nestmem.train.loop import FitConfig, Step, fit
+from nestmem.train.packing import Source
+from nestmem.train.tokenizer import train_tokenizer
 
 VALIDATION = 128
 
@@ -88,7 +91,9 @@ def best_rate(suite: Suite, task: str, model: str, out: Path) -> float:
 def read_result(cell: Cell, out: Path) -> dict[str, Any] | None:
     """What a finished cell measured; None before that."""
     path = cell.folder(out) / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    found = json.loads(path.read_text()) if path.exists() else {}
+    # A language model's own run leaves a result without a cell when it is stopped at the wrong moment.
+    return found if "task_version" in found else None
 
 
 def run(
@@ -99,18 +104,24 @@ def run(
     threads: int = 1,
     device: str = "cpu",
     minutes: float = 0.0,
+    text: tuple[Path, ...] = (),
     on_step: Callable[[Step], None] | None = None,
     on_event: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
     """Train and judge one cell. Returns its result, also written to its folder; None if `minutes` were over before.
 
-    A run that ends in numbers that are not finite is a result, too: its error is recorded.
+    A run that ends in numbers that are not finite is a result, too: its error is recorded. `text` are the files that
+    tasks of a suite with text are read from.
     """
     known = read_result(cell, out)
     if known is not None:
         return known
     folder = cell.folder(out)
-    task = make(cell.task, **suite.tasks[cell.task], seed=cell.seed)
+    options = suite.tasks[cell.task]
+    if isinstance(options, Text):
+        settings = {"threads": threads, "device": device, "minutes": minutes}
+        return _run_text(cell, suite, options, text, out, settings, on_step, on_event)
+    task = make(cell.task, **options, seed=cell.seed)
     config = config_of(suite, cell.model, task.vocab_size)
     torch.manual_seed(cell.seed)
     model = NestmemForCausalLM(config)
@@ -172,4 +183,67 @@ def run(
         "environment": environment(),
     }
     write_json(folder / "result.json", result)
+    return result
+
+
+def _run_text(
+    cell: Cell,
+    suite: Suite,
+    options: Text,
+    text: tuple[Path, ...],
+    out: Path,
+    settings: dict[str, Any],
+    on_step: Callable[[Step], None] | None,
+    on_event: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """A cell of language modelling: one tokenizer and one set of tokens for all, the held-out loss as its result."""
+    if not text:
+        raise InputError(f"the task {cell.task!r} reads text files and none were given; add --text FILE")
+    source = Source(files=text)
+    tokenizer = out / "tokenizer"
+    if not (tokenizer / "tokenizer.json").exists():
+        made = train_tokenizer(source.documents(), vocabulary=options.vocabulary)
+        made.save_pretrained(tokenizer)
+    model = config_of(suite, cell.model, len(load_tokenizer(tokenizer)))
+    start = cell.folder(out) / "new"
+    model.save_pretrained(start)
+    config = LMConfig(
+        out=cell.folder(out),
+        data=source,
+        held_out_share=options.held_out_share,
+        start=str(start),
+        tokenizer=str(tokenizer),
+        context=options.context,
+        batch=suite.batch,
+        tokens=options.tokens,
+        packing=options.packing,
+        held_out_rows=options.held_out_rows,
+        cache=out / "tokens",
+        fit=FitConfig(lr=cell.rate, weight_decay=suite.weight_decay, seed=cell.seed, **settings),
+    )
+    about = {**asdict(cell), "task_version": "text/1"}
+    path = cell.folder(out) / "result.json"
+    try:
+        train_lm(config, on_step=on_step, on_event=on_event)
+    except ModelError as error:
+        result = {**about, "parameters": parameters(model), "error": str(error), "environment": environment()}
+        write_json(path, result)
+        return result
+    found = json.loads(path.read_text())
+    if not found["finished"]:
+        path.unlink()
+        return None
+    loss = {"loss": {"mean": found["held_out_loss"]}}
+    result = {
+        **about,
+        "parameters": found["parameters"],
+        "steps": found["step"],
+        "train_loss": found["loss"],
+        "tokens_per_second": found["tokens"] / found["seconds"],
+        "validation": {"loss": found["held_out_loss"]},
+        "test": {"held out": loss},
+        "config": model.to_diff_dict(),
+        "environment": environment(),
+    }
+    write_json(path, result)
     return result

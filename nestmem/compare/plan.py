@@ -9,11 +9,24 @@ from nestmem.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
+class Text:
+    """Language modelling on the user's text files, for a suite's task: see the fields of `train.lm.LMConfig`."""
+
+    tokens: int
+    context: int = 512
+    vocabulary: int = 2048
+    packing: str = "pack"
+    held_out_share: float = 0.03
+    held_out_rows: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """One comparison.
 
     about       what it asks
-    tasks       synthetic tasks by name, with their options (`nestmem.evals.tasks.make`)
+    tasks       synthetic tasks by name, with their options (`nestmem.evals.tasks.make`), or a name with a `Text`, whose
+                steps are its tokens
     models      label -> fields of a config beside `sizes`; "preset" names the architecture
     sizes       fields of every config
     parameters  the feed-forward width is chosen to come near so many; 0: as in `sizes`
@@ -25,7 +38,7 @@ class Suite:
     """
 
     about: str
-    tasks: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any] | Text]
     models: dict[str, dict[str, Any]]
     sizes: dict[str, Any]
     parameters: int = 0
@@ -104,6 +117,16 @@ SUITES: dict[str, Suite] = {
         parameters=120_000,
         steps=600,
         rates=(3e-3,),
+    ),
+    "text": Suite(
+        about="Language modelling on text files (--text), packed by document: loss on held-out documents",
+        tasks={"text": Text(tokens=1_200_000)},
+        models=_EVERY,
+        sizes={"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4},
+        parameters=1_000_000,
+        batch=8,
+        rates=(3e-3,),
+        weight_decay=0.1,
     ),
 }
 

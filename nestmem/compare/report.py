@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nestmem.compare.cells import Cell, read_result
-from nestmem.compare.plan import Suite
+from nestmem.compare.plan import Suite, Text
 from nestmem.errors import InputError, MissingExtra
 
 
@@ -61,8 +61,10 @@ def page(suite: Suite, out: Path, *, title: str) -> str:
     if not found:
         raise InputError(f"{out} has no results of this suite; run it first")
     lines = [f"# {title}", "", suite.about, ""]
+    some = next(iter(found.values()))
+    steps = some[0].get("steps", suite.steps)
     lines += [
-        f"Each model: {suite.steps} steps of {suite.batch} sequences, the same data in the same order; learning rates "
+        f"Each model: {steps} steps of {suite.batch} sequences, the same data in the same order; learning rates "
         f"{', '.join(f'{r:g}' for r in suite.rates)}, the best on validation data by the first seed; about "
         f"{suite.parameters:,} parameters. Cells: sequences right in every asked position, % ± standard error over "
         f"seeds (number of seeds), {suite.examples} test sequences each; then the share of asked positions.",
@@ -71,6 +73,9 @@ def page(suite: Suite, out: Path, *, title: str) -> str:
     for task in suite.tasks:
         here = {model: found[task, model] for model in suite.models if (task, model) in found}
         if not here:
+            continue
+        if isinstance(suite.tasks[task], Text):
+            lines += _text_table(here)
             continue
         whole = [r for rs in here.values() for r in rs if "test" in r]
         lengths = list(whole[0]["test"]) if whole else []
@@ -97,6 +102,20 @@ def page(suite: Suite, out: Path, *, title: str) -> str:
     return "\n".join(lines)
 
 
+def _text_table(here: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Held-out loss of each model, the best first."""
+    lines = ["## text", "", "| model | parameters | held-out loss, nats per token | train tokens/s |"]
+    lines += ["|---|--:|--:|--:|"]
+    order = sorted(here, key=lambda m: over_seeds(r["validation"]["loss"] for r in here[m] if "test" in r)[0])
+    for model in order:
+        good = [r for r in here[model] if "test" in r]
+        mean, error, n = over_seeds(r["validation"]["loss"] for r in good)
+        shows = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "") + f" ({n})"
+        speed = f"{over_seeds(r['tokens_per_second'] for r in good)[0]:,.0f}" if good else ""
+        lines.append(f"| {model} | {here[model][0]['parameters']:,} | {shows} | {speed} |")
+    return [*lines, ""]
+
+
 def plot(suite: Suite, out: Path, picture: Path) -> Path:
     """Exact answers by test length, one panel for each task, one line for each model; bars are standard errors.
 
@@ -107,9 +126,13 @@ def plot(suite: Suite, out: Path, picture: Path) -> Path:
     except ImportError as error:
         raise MissingExtra("plot", "matplotlib") from error
     found = results(suite, out)
-    tasks = [task for task in suite.tasks if any((task, model) in found for model in suite.models)]
+    tasks = [
+        task
+        for task, options in suite.tasks.items()
+        if any((task, model) in found for model in suite.models) and not isinstance(options, Text)
+    ]
     if not tasks:
-        raise InputError(f"{out} has no results of this suite; run it first")
+        raise InputError(f"{out} has no results of synthetic tasks of this suite; run it first")
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")

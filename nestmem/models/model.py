@@ -31,6 +31,9 @@ from nestmem.models.ragged import Group, groups
 from nestmem.ops import endtoend
 from nestmem.ops.recompute import recomputed
 
+# The module that a saved folder has for programs that do not import nestmem.
+REMOTE = "modeling_nestmem"
+
 
 class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal language model of any `NestmemConfig`, with Hugging Face's interface.
@@ -353,6 +356,20 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
     def load_memory(self, path: str | Path) -> MemoryCache:
         """The memory that `MemoryCache.save` wrote, for a later call of this model or one of the same shape."""
         return MemoryCache.load(path, self.config, device=self.device)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As transformers', with a line of code beside the weights for programs that do not import nestmem.
+
+        They load the folder with trust_remote_code=True where nestmem is installed; after `import nestmem` nothing else
+        is needed.
+        """
+        self.config.auto_map = {
+            "AutoConfig": f"{REMOTE}.NestmemConfig",
+            "AutoModelForCausalLM": f"{REMOTE}.NestmemForCausalLM",
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+        code = "from nestmem.models import NestmemConfig, NestmemForCausalLM  # noqa: F401\n"
+        (Path(save_directory) / f"{REMOTE}.py").write_text(code)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:

@@ -46,7 +46,7 @@ from nestmem.train.packing import (
     tokenise,
     tokenizer_digest,
 )
-from nestmem.train.plot import plot_language
+from nestmem.train.plot import is_language_run, plot_language
 from nestmem.train.record import environment
 from nestmem.train.tokenizer import LEAST_VOCABULARY, train_tokenizer
 
@@ -457,6 +457,9 @@ def _finish(config: LMConfig, fitted: Fitted, facts: dict[str, Any], on_event: C
     (config.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     if not fitted.finished:
         on_event(f"stopped at step {fitted.step} of {config.fit.steps}; the same command goes on")
+    if not is_language_run(config.out):
+        # Stopped before anything was logged.
+        return
     try:
         plot_language([config.out], config.out / "curves.png")
     except MissingExtra as missing:

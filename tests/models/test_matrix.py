@@ -1,5 +1,9 @@
 """What every language model promises, in one table: a new architecture is one line."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -231,3 +235,35 @@ def test_memory_layers_keep_one_size(name, ids):
         assert late > early
     else:
         assert late == early
+
+
+def test_a_folder_loads_without_nestmem_where_its_code_is_trusted(tmp_path):
+    make("deltanet").save_pretrained(tmp_path)
+    loads = (
+        "import sys; from transformers import AutoModelForCausalLM; assert 'nestmem' not in sys.modules; "
+        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r}, trust_remote_code=True); "
+        "print(type(model).__name__, model.num_parameters())"
+    )
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", loads], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["NestmemForCausalLM", str(make("deltanet").num_parameters())], done.stderr
+
+
+@pytest.mark.parametrize("first", ["nestmem", "transformers"])
+def test_plain_transformers_loads_a_folder_after_importing_nestmem(first, tmp_path):
+    make("deltanet").save_pretrained(tmp_path)
+    second = "transformers" if first == "nestmem" else "nestmem"
+    loads = (
+        f"import {first}, {second}; "
+        f"print(type(transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["NestmemForCausalLM"], done.stderr
+
+
+def test_importing_nestmem_imports_no_torch():
+    look = "import nestmem, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "False"], done.stderr
