@@ -73,7 +73,7 @@ def command_names() -> set[str]:
 
 def test_commands_in_the_readme_exist() -> None:
     known = command_names()
-    for mentioned in re.findall(r"`nestmem ((?:eval |train )?[a-z]+)", README):
+    for mentioned in re.findall(r"`nestmem ((?:eval |train |compare )?[a-z]+)", README):
         assert mentioned in known, f"nestmem {mentioned} is not a command"
 
 
@@ -96,7 +96,7 @@ def test_extras_in_the_readme_exist() -> None:
 
 def run_example(which: int, folder: Path) -> str:
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     command = [sys.executable, "-W", "error", "-c", examples[which]]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -112,3 +112,8 @@ def test_agent_example_runs(tmp_path: Path) -> None:
 def test_sequence_example_runs(tmp_path: Path) -> None:
     run_example(1, tmp_path)
     assert (tmp_path / "memory.safetensors").stat().st_size > 0
+
+
+def test_language_model_example_runs(tmp_path: Path) -> None:
+    (said,) = run_example(2, tmp_path).splitlines()
+    assert said == "My dog is called Biscuit."
