@@ -143,8 +143,8 @@ def _config(name: str, file: Path, cache: Path) -> dict[str, Any]:
 def write(data: Path, out: Path, names: Sequence[str] = tuple(SETS)) -> list[str]:
     """Writes the tasks of these sets into the folder `out`; returns their names in the harness.
 
-    Afterwards `lm_eval --model hf --model_args pretrained=FOLDER --include_path OUT --tasks nestmem_piqa,...`
-    runs them, in a process that imports nestmem.models first when FOLDER holds a model of ours.
+    Afterwards `lm_eval run --model hf --model_args pretrained=FOLDER,trust_remote_code=True --include_path OUT --tasks
+    nestmem_piqa,...` runs them; a folder that nestmem saved brings the line of code that loads it.
     """
     unknown = sorted(set(names) - set(SETS))
     if unknown or not names:
