@@ -52,7 +52,14 @@ class Suite:
 
 # For states that flip, a write has to act at every token: chunks of 1, and a memory that is read after its write.
 _TRACKING = {
-    "self_modifying": {"chunk": 1, "depth": 1, "rate": 0.5, "decay": 0.99, "read": "token"},
+    "self_modifying": {
+        "chunk": 1,
+        "depth": 1,
+        "rate": 0.5,
+        "decay": 0.99,
+        "read": "token",
+        "objective": "square",
+    },
     # No period ends within a string, so the levels are MLPs that are not written.
     "continuum": {"periods": [256, None], "objective": "lm", "learn_rate": False},
 }

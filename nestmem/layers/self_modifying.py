@@ -19,7 +19,7 @@ from nestmem.ops import selfmod
 
 # The square's factor 2 is left to the rate, as in eq. 93: then decay - 2 rate, what a linear memory keeps along a key
 # that it is written under, lies in [-decay, decay] for every rate up to its decay, and cannot grow.
-OBJECTIVES = {"l2": L2(0.5), "dot": Dot()}
+OBJECTIVES = {"l2": L2(0.5), "square": L2(1.0), "dot": Dot()}
 
 
 class SelfModifying(Mixer):
@@ -52,7 +52,8 @@ class SelfModifying(Mixer):
     chunk         tokens after which the memory that is read is refreshed. With read="chunk", writes are seen from the
                   next chunk on, so sequences of up to `chunk` tokens learn nothing about writing
     chunk_aux     tokens after which the other four are; one is a multiple of the other. None: chunk
-    objective     "l2": 1/2 ||M(k) - M(v)||^2 (the paper's eq. 88, with the gradient of eq. 93), or "dot" (eq. 92)
+    objective     "l2": 1/2 ||M(k) - M(v)||^2 (the paper's eq. 88, with the gradient of eq. 93), "square": the same without
+                  the half, or "dot" (eq. 92)
     read          "chunk": the memory before the chunk (eq. 90); "token": after the token's own write
     depth         2: x + act(x W_0) W_1 (eq. 89); 1: x W_0
     hidden        width between the two layers; None: that of a head
@@ -61,7 +62,9 @@ class SelfModifying(Mixer):
     rate, decay   what the read-outs give before anything is learned; rate_max is the largest share rate / decay
     detach_target no outer gradient through the targets M(v_t), and so none for M_values
 
-    Chunk 1 with "l2" is the setting for tracking a state (parity): a transition may then have negative eigenvalues.
+    Chunk 1 is the setting for tracking a state (parity), where a transition may have negative eigenvalues. With "l2" what
+    is kept along a key reaches -decay only as the rate reaches its bound, so that other directions, kept by decay, win
+    in the end; with "square" it is decay - 3 rate, and -decay lies inside the range.
 
     >>> y, state = SelfModifying(16, heads=2, chunk=4)(torch.randn(1, 5, 16))
     >>> y.shape, sorted(state.memory.weights)[:2], state.memory.weights["keys.0"].shape
@@ -75,7 +78,7 @@ class SelfModifying(Mixer):
         *,
         chunk: int = 64,
         chunk_aux: int | None = None,
-        objective: Literal["l2", "dot"] = "l2",
+        objective: Literal["l2", "square", "dot"] = "l2",
         read: Literal["chunk", "token"] = "chunk",
         depth: int = 2,
         hidden: int | None = None,

@@ -49,6 +49,9 @@ LAYERS: dict[str, Callable[[], Mixer]] = {
     "self-modifying, two clocks": lambda: SelfModifying(WIDTH, HEADS, chunk=4, chunk_aux=2, conv=0, hidden=6),
     "self-modifying, token": lambda: SelfModifying(WIDTH, HEADS, chunk=4, read="token", adaptive_q=True),
     "self-modifying, linear": lambda: SelfModifying(WIDTH, HEADS, chunk=1, depth=1, objective="dot"),
+    "self-modifying, tracking": lambda: SelfModifying(
+        WIDTH, 1, chunk=1, depth=1, objective="square", rate=0.5, read="token"
+    ),
     "continuum": lambda: ContinuumMemory(WIDTH, 6, learn_rate=False),
     "continuum, kv": lambda: ContinuumMemory(WIDTH, 6, periods=(2, 4, None), objective="kv", rate=0.3),
     "continuum, kv, nested": lambda: ContinuumMemory(

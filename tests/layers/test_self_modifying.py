@@ -28,6 +28,7 @@ def layer_of(**options) -> SelfModifying:
         ({"chunk": 4, "unit_values": False}, {"chunk": 4, "unit_values": False}),
         ({"chunk": 4, "chunk_aux": 2, "hidden": 3}, {"chunk": 4, "chunk_aux": 2}),
         ({"chunk": 1, "objective": "dot", "depth": 1}, {"chunk": 1, "objective": Dot()}),
+        ({"chunk": 1, "objective": "square", "depth": 1}, {"chunk": 1, "objective": L2(1.0)}),
         ({"chunk": 3, "read": "token", "adaptive_q": True}, {"chunk": 3, "read": "token"}),
         (
             {"chunk": 2, "activation": "silu", "rate": 0.3, "decay": 0.9, "rate_max": 0.5},
