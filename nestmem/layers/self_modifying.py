@@ -52,8 +52,8 @@ class SelfModifying(Mixer):
     chunk         tokens after which the memory that is read is refreshed. With read="chunk", writes are seen from the
                   next chunk on, so sequences of up to `chunk` tokens learn nothing about writing
     chunk_aux     tokens after which the other four are; one is a multiple of the other. None: chunk
-    objective     "l2": 1/2 ||M(k) - M(v)||^2 (the paper's eq. 88, with the gradient of eq. 93), "square": without the half,
-                  or "dot" (eq. 92)
+    objective     "l2": 1/2 ||M(k) - M(v)||^2 (the paper's eq. 88, with the gradient of eq. 93); "square": the same
+                  without the half; "dot": eq. 92
     read          "chunk": the memory before the chunk (eq. 90); "token": after the token's own write
     depth         2: x + act(x W_0) W_1 (eq. 89); 1: x W_0
     hidden        width between the two layers; None: that of a head
