@@ -17,8 +17,8 @@ from nestmem.errors import InputError
 from nestmem.layers.base import GatedOutput, LayerState, Mixer, ShortConv, check_heads, split_heads
 from nestmem.ops import selfmod
 
-# The square's factor 2 is left to the rate, as in eq. 93: then decay - 2 rate, what a linear memory keeps along a key
-# that it is written under, lies in [-decay, decay] for every rate up to its decay, and cannot grow.
+# "l2" leaves the square's factor 2 to the rate, as eq. 93 does: then decay - 2 rate, what a linear memory keeps along a
+# key that it is written under, lies in [-decay, decay] for every rate up to its decay, and cannot grow.
 OBJECTIVES = {"l2": L2(0.5), "square": L2(1.0), "dot": Dot()}
 
 
