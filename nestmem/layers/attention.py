@@ -52,11 +52,7 @@ class Attention(Mixer):
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
-        check_heads(width, heads)
-        if (width // heads) % 2:
-            raise InputError(
-                f"rotary positions turn pairs of numbers; width / heads is {width // heads}, odd"
-            )
+        check_heads(width, heads, rotary=True)
         if window is not None and window < 1:
             raise InputError(f"window is a number of tokens, at least 1, or None for all; got {window}")
         self.heads, self.window, self.theta = heads, window, theta

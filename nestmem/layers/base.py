@@ -95,10 +95,12 @@ class GatedOutput(nn.Module):
         return self.project(merge_heads(self.norm(y)) * F.silu(self.gate(x)))
 
 
-def check_heads(width: int, heads: int) -> None:
-    """Whether a width divides into heads."""
+def check_heads(width: int, heads: int, *, rotary: bool = False) -> None:
+    """Whether a width divides into heads, and with rotary positions each head into pairs."""
     if heads < 1 or width < 1 or width % heads:
         raise InputError(f"width is a multiple of heads, both at least 1; got width={width}, heads={heads}")
+    if rotary and (width // heads) % 2:
+        raise InputError(f"rotary positions turn pairs of numbers; width / heads is {width // heads}, odd")
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

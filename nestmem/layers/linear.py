@@ -25,7 +25,7 @@ class Retention(Mixer):
 
     def __init__(self, width: int, heads: int, *, chunk: int = 64, theta: float = 10_000.0) -> None:
         super().__init__()
-        check_heads(width, heads)
+        check_heads(width, heads, rotary=True)
         self.heads, self.chunk, self.theta = heads, chunk, theta
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.output = GatedOutput(width, heads)

@@ -248,11 +248,7 @@ class TitansMAC(Mixer):
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
-        check_heads(width, heads)
-        if (width // heads) % 2:
-            raise InputError(
-                f"rotary positions turn pairs of numbers; width / heads is {width // heads}, odd"
-            )
+        check_heads(width, heads, rotary=True)
         check_whole("segment", segment, unit=" of tokens")
         check_whole("persistent", persistent, least=0, unit=" of tokens")
         self.heads, self.segment, self.theta = heads, segment, theta

@@ -66,11 +66,7 @@ class TTT(Mixer):
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
-        check_heads(width, heads)
-        if (width // heads) % 2:
-            raise InputError(
-                f"rotary positions turn pairs of numbers; width / heads is {width // heads}, odd"
-            )
+        check_heads(width, heads, rotary=True)
         if memory not in BASE_RATE:
             raise InputError(f"memory is one of {sorted(BASE_RATE)}; got {memory!r}")
         check_whole("chunk", chunk, unit=" of tokens")
