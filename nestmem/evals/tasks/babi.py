@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nestmem.errors import InputError
 from nestmem.evals.stats import clustered_share
@@ -28,13 +27,12 @@ from nestmem.evals.tasks import files
 from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
+    FixedLength,
     Length,
     LogitsFunction,
-    exact_match,
     generator,
     make_batch,
     one_length,
-    token_accuracy,
 )
 from nestmem.evals.tasks.haystack import anywhere, between, part, sentences
 
@@ -103,7 +101,7 @@ def _questions(row: dict[str, Any], path: Path) -> list[tuple[int, Question]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Babi:
+class Babi(FixedLength):
     """Questions as token sequences, for training and for `judge_babi`.
 
     questions: from `read`. encode: text -> token ids, without special tokens at the ends. book: text for the long
@@ -132,14 +130,6 @@ class Babi:
     @property
     def name(self) -> str:
         return "babi"
-
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
 
     def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
         """`size` questions drawn at random from a split."""
@@ -180,14 +170,6 @@ class Babi:
             body = between(hay, statements, places)
         told = [*self.start, *body, *ending]
         return told + answer, [IGNORE] * len(told) + answer
-
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: the whole answer is right. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of the answer's tokens that are right. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
 
 
 @torch.no_grad()

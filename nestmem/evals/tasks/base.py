@@ -74,6 +74,35 @@ class Task(Protocol):
     def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor: ...
 
 
+class Scored:
+    """How an answer is judged in every task here: each asked position, and all of them together."""
+
+    def score(self, logits: Tensor, batch: Batch) -> Tensor:
+        """[B] bool: every asked position of a sequence is right. logits [B, T, V]."""
+        return exact_match(logits, batch)
+
+    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
+        """[B]: the share of a sequence's asked positions that are right. logits [B, T, V]."""
+        return token_accuracy(logits, batch)
+
+
+class FixedLength(Scored):
+    """A task whose sequences have `length` tokens in training and `lengths` in the tests."""
+
+    length: int
+    lengths: tuple[int, ...]
+
+    @property
+    def train_length(self) -> int:
+        """Tokens of a training sequence."""
+        return self.length
+
+    @property
+    def test_lengths(self) -> tuple[int, ...]:
+        """Tokens of test sequences, the last ones longer than in training."""
+        return self.lengths
+
+
 def generator(name: str, seed: int, split: str, step: int, size: int, length: Length) -> np.random.Generator:
     """The random numbers of one batch. Splits, steps, seeds, lengths and tasks have streams of their own."""
     if split not in SPLITS:

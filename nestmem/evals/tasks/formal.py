@@ -40,17 +40,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from nestmem.errors import InputError
 from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
     Length,
-    exact_match,
+    Scored,
     generator,
     make_batch,
-    token_accuracy,
 )
 
 ASKS = ("every", "last")
@@ -160,7 +158,7 @@ LANGUAGES: dict[str, Language] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Formal:
+class Formal(Scored):
     """Reading a string of a formal language, and saying after each symbol what may follow.
 
     language: a name in LANGUAGES. lengths: shortest and longest training string, both included; bins: the same
@@ -242,11 +240,3 @@ class Formal:
             asked = slice(1, n + 1) if self.ask == "every" else slice(n, n + 1)
             labels[row, asked] = first_answer + language.answers(string)[asked.start - 1 :]
         return make_batch(tokens, labels)
-
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: the string is right after every symbol, the accuracy of the paper. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of a string's symbols after which the answer is right. logits [B, T, V]."""
-        return token_accuracy(logits, batch)

@@ -35,17 +35,16 @@ from nestmem.errors import InputError
 from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
+    FixedLength,
     Length,
-    exact_match,
     generator,
     make_batch,
     one_length,
-    token_accuracy,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall:
+class Recall(FixedLength):
     """In-context recall, with noise when `noise` > 0.
 
     Tokens: keys, then values (half of what is not noise each), then `noise_vocab` tokens of noise. A key has one
@@ -81,14 +80,6 @@ class Recall:
     def name(self) -> str:
         return "mad_noisy_recall" if self.noise > 0 else "mad_recall"
 
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
-
     def _check(self, length: int) -> None:
         if length % 2 or length < 4:
             raise InputError(f"length is {length}; expected an even number of at least 4, for two pairs")
@@ -116,14 +107,6 @@ class Recall:
         labels[:, :, 1] = np.where(~noisy & _seen_before(keys, ~noisy), tokens[:, :, 1], IGNORE)
         return make_batch(tokens.reshape(size, length), labels.reshape(size, length))
 
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: every asked value right. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of asked values that are right, the measure of the paper. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
-
 
 def _seen_before(keys: np.ndarray, told: np.ndarray) -> np.ndarray:
     """[B, P] bool: was the key of pair p told in an earlier pair?"""
@@ -133,7 +116,7 @@ def _seen_before(keys: np.ndarray, told: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuzzyRecall:
+class FuzzyRecall(FixedLength):
     """In-context recall of keys and values of 1 to `motif` tokens.
 
     The last token of the vocabulary is padding, which stands in front; keys are motifs of different tokens of the
@@ -160,14 +143,6 @@ class FuzzyRecall:
     @property
     def name(self) -> str:
         return "mad_fuzzy_recall"
-
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
 
     def _check(self, length: int) -> None:
         if length < 4 * self.motif:
@@ -208,17 +183,9 @@ class FuzzyRecall:
             labels[row, length - len(text) :] = asked
         return make_batch(tokens, labels)
 
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: every asked value right. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of the asked tokens that are right, the measure of the paper. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
-
 
 @dataclass(frozen=True, kw_only=True)
-class SelectiveCopying:
+class SelectiveCopying(FixedLength):
     """Selective copying: `copied` random tokens among blanks, a copy token, then as many blanks.
 
     The last two tokens of the vocabulary are blank and copy. The copy token and the blanks behind it ask for the
@@ -245,14 +212,6 @@ class SelectiveCopying:
     def name(self) -> str:
         return "mad_copying"
 
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
-
     def _check(self, length: int) -> None:
         if length < 2 * self.copied + 1:
             raise InputError(
@@ -276,17 +235,9 @@ class SelectiveCopying:
         labels[:, space + 1 :] = told
         return make_batch(tokens, labels)
 
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: all tokens copied. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of tokens copied, the measure of the paper. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Memorization:
+class Memorization(FixedLength):
     """A table of keys and values, the same in training and test, that a model must hold in its parameters.
 
     Keys are the first half of the vocabulary without its last token, values the second; the table is a function of
@@ -314,14 +265,6 @@ class Memorization:
     def name(self) -> str:
         return "mad_memorization"
 
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
-
     def _check(self, length: int) -> None:
         if length % 2 or length < 2:
             raise InputError(
@@ -347,17 +290,9 @@ class Memorization:
         labels[:, 1::2] = table[keys]
         return make_batch(tokens, labels)
 
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: every key's value known. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of keys whose value is known, the measure of the paper. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Compression:
+class Compression(FixedLength):
     """Random tokens, and a last token at which the whole sequence must be held in one vector.
 
     A start token, random tokens, a compression token; all random tokens are asked. A model alone would be asked for
@@ -387,14 +322,6 @@ class Compression:
     def name(self) -> str:
         return "mad_compression"
 
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
-
     def _check(self, length: int) -> None:
         if length < 3:
             raise InputError(f"length is {length}; expected at least 3: start, one token, compression")
@@ -409,14 +336,6 @@ class Compression:
         labels = np.full((size, length), IGNORE, dtype=np.int64)
         labels[:, 1:-1] = tokens[:, 1:-1]
         return make_batch(tokens, labels)
-
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: the whole sequence read back. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of tokens read back, the measure of the paper. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
 
 
 class AutoEncoder(nn.Module):

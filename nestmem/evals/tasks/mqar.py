@@ -25,25 +25,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from nestmem.errors import InputError
 from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
+    FixedLength,
     Length,
-    exact_match,
     generator,
     make_batch,
     one_length,
-    token_accuracy,
 )
 
 FILLERS = ("noise", "blank")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mqar:
+class Mqar(FixedLength):
     """Multi-query associative recall.
 
     vocab_size: even; 8192 in the paper. pairs: how many are told and asked. length: tokens of a training
@@ -79,14 +77,6 @@ class Mqar:
     @property
     def name(self) -> str:
         return "mqar"
-
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
 
     def _check(self, length: int) -> None:
         if length % 2 or length < 4 * self.pairs:
@@ -124,11 +114,3 @@ class Mqar:
         """[B, pairs] distinct slots, drawn one after another by the power law (the Gumbel top-k trick)."""
         log_p = (self.power - 1) * np.log(np.arange(1, space + 1))
         return np.argsort(-(log_p + rng.gumbel(size=(size, space))), axis=1)[:, : self.pairs]
-
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: every key answered with its value. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of keys answered with their value, the accuracy of the paper. logits [B, T, V]."""
-        return token_accuracy(logits, batch)

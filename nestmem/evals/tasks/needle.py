@@ -35,18 +35,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from nestmem.errors import InputError
 from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
+    FixedLength,
     Length,
-    exact_match,
     generator,
     make_batch,
     one_length,
-    token_accuracy,
 )
 from nestmem.evals.tasks.haystack import anywhere, between, part, sentences
 
@@ -75,7 +73,7 @@ SENTENCE_TOKENS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needle:
+class Needle(FixedLength):
     """Needles over a small vocabulary.
 
     kind: a name in KINDS. keys, values, noise: how many tokens of each there are. needles: how many are told,
@@ -118,14 +116,6 @@ class Needle:
     @property
     def vocab_size(self) -> int:
         return SPECIAL + self.keys + self.values + self.noise
-
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
 
     @property
     def told(self) -> int:
@@ -215,14 +205,6 @@ class Needle:
         np.put_along_axis(body, places, told.reshape(size, -1), axis=1)
         return body
 
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: all asked values right. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of value tokens that are right. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
-
 
 def _check_kind(kind: str, depth: float | None, needles: int | None) -> None:
     if kind not in KINDS:
@@ -265,7 +247,7 @@ NOUNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextNeedle:
+class TextNeedle(FixedLength):
     """Needles in English, for a model with a tokenizer.
 
     encode: text -> token ids, without special tokens at the ends; vocab_size: what it may return. kind: a name
@@ -297,14 +279,6 @@ class TextNeedle:
     @property
     def name(self) -> str:
         return f"needle_text_{self.kind}"
-
-    @property
-    def train_length(self) -> int:
-        return self.length
-
-    @property
-    def test_lengths(self) -> tuple[int, ...]:
-        return self.lengths
 
     def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
         """`size` sequences of exactly `length` tokens; the last sentence of the haystack is cut to fit."""
@@ -359,14 +333,6 @@ class TextNeedle:
             return sentences(self.encode, REPEATED, tokens=space)
         text = part(self.haystack, split)
         return sentences(self.encode, text, tokens=space, place=anywhere(rng, text, space))
-
-    def score(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B] bool: all asked values right. logits [B, T, V]."""
-        return exact_match(logits, batch)
-
-    def token_accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """[B]: share of value tokens that are right. logits [B, T, V]."""
-        return token_accuracy(logits, batch)
 
 
 def _uuid(rng: np.random.Generator) -> str:
