@@ -145,6 +145,19 @@ def test_speed_by_context():
     assert all(name in SPEED for name in ("transformer", "ttt_e2e"))
 
 
+def test_speed_is_part_of_the_report(tmp_path, monkeypatch):
+    monkeypatch.setitem(SPEED, "tiny", {"preset": "deltanet"})
+    asked = ["compare", "speed", "--out", str(tmp_path), "--model", "tiny", "--contexts", "8,24"]
+    done = CliRunner().invoke(app, [*asked, "--width", "64", "--layers", "1"])
+    assert done.exit_code == 0, done.output
+    run_all(replace(SMALL, rates=(1e-3,), seeds=(0,)), tmp_path)
+    page = report.page(replace(SMALL, rates=(1e-3,), seeds=(0,)), tmp_path, title="Small")
+    rows = report.read_speed(tmp_path)["tiny"]
+    assert "1 blocks of width 64" in page
+    assert f"| 8 | {rows[0]['prefill_seconds_per_1k']:.3f} |" in page
+    assert f"| | | 24 | {rows[1]['prefill_seconds_per_1k']:.3f} |" in page
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(SUITES, "small", SMALL)
     done = CliRunner().invoke(app, ["compare", "run", "small", "--out", str(tmp_path)])

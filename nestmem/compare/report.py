@@ -99,7 +99,27 @@ def page(suite: Suite, out: Path, *, title: str) -> str:
                 + f" | {state} | {speed} |"
             )
         lines.append("")
+    if (out / "speed.json").exists():
+        lines += speed_table(json.loads((out / "speed.json").read_text()))
     return "\n".join(lines)
+
+
+def speed_table(record: dict[str, Any]) -> list[str]:
+    """What `nestmem compare speed` measured, as the lines of a Markdown table: a model's shortest and longest context."""
+    lines = ["## Speed", "", f"{record['layers']} blocks of width {record['width']}, one sequence.", ""]
+    lines += [
+        "| model | train tokens/s | context | prefill, s per 1,000 | decode, s per 1,000 | state bytes |"
+    ]
+    lines += ["|---|--:|--:|--:|--:|--:|"]
+    for model, each in record["models"].items():
+        rows = each["contexts"]
+        for i, row in enumerate([rows[0], rows[-1]] if len(rows) > 1 else rows):
+            first = f"| {model} | {each['training']['tokens_per_second']:,.0f} " if not i else "| | "
+            lines.append(
+                f"{first}| {row['context']:,} | {row['prefill_seconds_per_1k']:.3f} | "
+                f"{row['decode_seconds_per_1k']:.2f} | {row['state_bytes']:,} |"
+            )
+    return [*lines, ""]
 
 
 def _text_table(here: dict[str, list[dict[str, Any]]]) -> list[str]:
