@@ -62,6 +62,7 @@ def run(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from nestmem.compare import cells
+    from nestmem.compare import report as reports
     from nestmem.compare.plan import suite as suite_of
 
     suite = suite_of(name)
@@ -94,7 +95,8 @@ def run(
             if result is not None:
                 bar.advance(whole)
                 bar.console.print(_line(result), soft_wrap=True)
-    report(name, out)
+    if reports.results(suite, out):
+        report(name, out)
 
 
 @comparing.command("speed")
@@ -122,9 +124,16 @@ def speed(
     from nestmem.models import NestmemForCausalLM, config_for
 
     torch.set_num_threads(threads)
+    if not all(x.strip().isdigit() and int(x) for x in contexts.split(",")):
+        raise InputError(f"--contexts {contexts}: expected numbers of tokens, such as 1024,4096")
     lengths = [int(x) for x in contexts.split(",")]
     path = out / "speed.json"
     record = json.loads(path.read_text()) if path.exists() else {"models": {}}
+    told = {"width": width, "layers": layers, "device": device, "asked": lengths}
+    if record["models"] and {name: record.get(name) for name in told} != told:
+        raise InputError(
+            f"{path} was measured with other --width, --layers, --device or --contexts; give another --out"
+        )
     for name in _among(model, SPEED, "model"):
         if name in record["models"]:
             continue
@@ -147,10 +156,12 @@ def speed(
         }
         print(f"{name}: {found['training']['tokens_per_second']:,.0f} tokens/s in training", flush=True)
         for row in found["contexts"]:
-            print(f"  {row}", flush=True)
+            times = f"{row['prefill_seconds_per_1k']:.3f} s to read and {row['decode_seconds_per_1k']:.2f} s to decode"
+            print(f"  at {row['context']:,} tokens: {times} 1,000, {row['state_bytes']:,} bytes", flush=True)
         record["models"][name] = found
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, record | {"environment": environment(), "width": width, "layers": layers})
+        write_json(path, record | told | {"environment": environment()})
+    print("\n".join(reports.speed_table(json.loads(path.read_text()))))
     print(reports.plot_speed(reports.read_speed(out), out / "speed.png"))
 
 

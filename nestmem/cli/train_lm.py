@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -334,8 +335,8 @@ def lm(
         if distributed.rank() != 0:
             train_lm(made)
             return
-        with following(made.fit.steps) as on_step:
-            folder = train_lm(made, on_step=on_step, on_event=_note)
+        with following(made.fit.steps) as on_step, interruptible() as stop:
+            folder = train_lm(made, on_step=on_step, on_event=_note, stop=stop)
         print(folder)
 
 
@@ -355,6 +356,23 @@ def _sizes(text: str) -> dict[str, Any]:
 
 def _note(message: str) -> None:
     show.err.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within it, the first Ctrl-C asks for a stop after the step, with a checkpoint; the second ends the program."""
+    asked: list[int] = []
+
+    def first(number: int, _frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+        _note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

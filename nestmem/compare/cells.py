@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from nestmem.errors import InputError, ModelError
 from nestmem.evals.record import environment, write_json
 from nestmem.evals.tasks import judge, make, reader
 from nestmem.models import NestmemConfig, NestmemForCausalLM, config_for, matched, parameters
+from nestmem.models.config import FORMAT
 from nestmem.train.lm import LMConfig, load_tokenizer, train_lm
 from nestmem.train.loop import FitConfig, Step, fit
-from nestmem.train.packing import Source
+from nestmem.train.packing import Source, document_key, is_held_out
 from nestmem.train.tokenizer import train_tokenizer
 
 VALIDATION = 128
@@ -76,16 +76,23 @@ def repeats(suite: Suite, tasks: list[str], models: list[str], out: Path) -> Ite
 
 def best_rate(suite: Suite, task: str, model: str, out: Path) -> float:
     """The rate whose run has the lowest validation loss; InputError when one of them has no result."""
-    found = []
+    found = tuned(suite, task, model, out)
+    missing = sorted(set(suite.rates) - set(found))
+    if missing:
+        raise InputError(
+            f"{model} has not been trained on {task} with rate {missing[0]:g} and the first seed yet"
+        )
+    return min(found, key=lambda rate: found[rate])
+
+
+def tuned(suite: Suite, task: str, model: str, out: Path) -> dict[float, float]:
+    """Rate -> validation loss with the first seed; infinite where a run ended in numbers that are not finite."""
+    found = {}
     for rate in suite.rates:
         result = read_result(Cell(task=task, model=model, rate=rate, seed=suite.seeds[0]), out)
-        if result is None:
-            raise InputError(
-                f"{model} has not been trained on {task} with rate {rate:g} and the first seed yet"
-            )
-        # A run that ended in numbers that are not finite is the worst of all.
-        found.append((result["validation"]["loss"] if "error" not in result else math.inf, rate))
-    return min(found)[1]
+        if result is not None:
+            found[rate] = result["validation"]["loss"] if "error" not in result else math.inf
+    return found
 
 
 def read_result(cell: Cell, out: Path) -> dict[str, Any] | None:
@@ -94,6 +101,33 @@ def read_result(cell: Cell, out: Path) -> dict[str, Any] | None:
     found = json.loads(path.read_text()) if path.exists() else {}
     # A language model's own run leaves a result without a cell when it is stopped at the wrong moment.
     return found if "task_version" in found else None
+
+
+def _identity(cell: Cell, suite: Suite, text: tuple[Path, ...]) -> dict[str, Any]:
+    """What decides a cell's result beside the code: results with another identity are not mixed with it."""
+    options = suite.tasks[cell.task]
+    told: dict[str, Any] = {
+        "options": asdict(options) if isinstance(options, Text) else options,
+        "model": suite.models[cell.model],
+        "sizes": suite.sizes,
+        "parameters": suite.parameters,
+        "steps": suite.steps,
+        "batch": suite.batch,
+        "weight_decay": suite.weight_decay,
+        "format": FORMAT,
+    }
+    if isinstance(options, Text):
+        told["text"] = Source(files=text).digest() if text else ""
+    return json.loads(json.dumps(told))
+
+
+def _check_known(known: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    old = known.get("identity") or {}
+    differ = sorted(name for name in identity if old.get(name) != identity[name])
+    if differ:
+        raise InputError(
+            f"{folder} has a result of another comparison: {', '.join(differ)} differ; give another --out, or remove it"
+        )
 
 
 def run(
@@ -113,14 +147,16 @@ def run(
     A run that ends in numbers that are not finite is a result, too: its error is recorded. `text` are the files that
     tasks of a suite with text are read from.
     """
+    options = suite.tasks[cell.task]
+    identity = _identity(cell, suite, text)
     known = read_result(cell, out)
     if known is not None:
+        _check_known(known, identity, cell.folder(out))
         return known
     folder = cell.folder(out)
-    options = suite.tasks[cell.task]
     if isinstance(options, Text):
         settings = {"threads": threads, "device": device, "minutes": minutes}
-        return _run_text(cell, suite, options, text, out, settings, on_step, on_event)
+        return _run_text(cell, suite, options, text, out, settings, identity, on_step, on_event)
     task = make(cell.task, **options, seed=cell.seed)
     config = config_of(suite, cell.model, task.vocab_size)
     torch.manual_seed(cell.seed)
@@ -143,9 +179,8 @@ def run(
         device=device,
         minutes=minutes,
     )
-    began = time.process_time()
-    identity = {"cell": asdict(cell), "task": task.version, "config": config.to_diff_dict()}
     about = {**asdict(cell), "task_version": task.version, "parameters": model.num_parameters()}
+    about["identity"] = identity
     try:
         fitted = fit(
             model, batches, settings, out=folder, identity=identity, on_step=on_step, on_event=on_event
@@ -156,7 +191,6 @@ def run(
         return result
     if not fitted.finished:
         return None
-    trained = time.process_time() - began
     model.eval()
     logits = reader(task, model)
     validation = judge(
@@ -170,7 +204,6 @@ def run(
         **about,
         "steps": fitted.step,
         "train_loss": fitted.loss,
-        "train_cpu_seconds": trained,
         "tokens_per_second": fitted.tokens / fitted.seconds,
         "state_bytes": memory.state.bytes(),
         "state_tokens": one.shape[1],
@@ -193,6 +226,7 @@ def _run_text(
     text: tuple[Path, ...],
     out: Path,
     settings: dict[str, Any],
+    identity: dict[str, Any],
     on_step: Callable[[Step], None] | None,
     on_event: Callable[[str], None],
 ) -> dict[str, Any] | None:
@@ -202,7 +236,9 @@ def _run_text(
     source = Source(files=text)
     tokenizer = out / "tokenizer"
     if not (tokenizer / "tokenizer.json").exists():
-        made = train_tokenizer(source.documents(), vocabulary=options.vocabulary)
+        share = options.held_out_share
+        read = (each for each in source.documents() if not is_held_out(document_key(each), share))
+        made = train_tokenizer(read, vocabulary=options.vocabulary)
         made.save_pretrained(tokenizer)
     model = config_of(suite, cell.model, len(load_tokenizer(tokenizer)))
     start = cell.folder(out) / "new"
@@ -221,7 +257,7 @@ def _run_text(
         cache=out / "tokens",
         fit=FitConfig(lr=cell.rate, weight_decay=suite.weight_decay, seed=cell.seed, **settings),
     )
-    about = {**asdict(cell), "task_version": "text/1"}
+    about = {**asdict(cell), "task_version": "text/1", "identity": identity}
     path = cell.folder(out) / "result.json"
     try:
         train_lm(config, on_step=on_step, on_event=on_event)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nestmem.compare.cells import Cell, read_result
+from nestmem.compare.cells import Cell, read_result, tuned
 from nestmem.compare.plan import Suite, Text
 from nestmem.errors import InputError, MissingExtra
 
@@ -18,15 +18,11 @@ def results(suite: Suite, out: Path) -> dict[tuple[str, str], list[dict[str, Any
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for task in suite.tasks:
         for model in suite.models:
-            first = [
-                read_result(Cell(task=task, model=model, rate=rate, seed=suite.seeds[0]), out)
-                for rate in suite.rates
-            ]
-            there = [r for r in first if r is not None]
-            if not there:
+            losses = tuned(suite, task, model, out)
+            if not losses:
                 continue
-            best = min(there, key=lambda r: r["validation"]["loss"] if "error" not in r else float("inf"))
-            cells = (Cell(task=task, model=model, rate=best["rate"], seed=seed) for seed in suite.seeds)
+            best = min(losses, key=lambda rate: losses[rate])
+            cells = (Cell(task=task, model=model, rate=best, seed=seed) for seed in suite.seeds)
             found[task, model] = [r for cell in cells if (r := read_result(cell, out)) is not None]
     return found
 
@@ -61,15 +57,20 @@ def page(suite: Suite, out: Path, *, title: str) -> str:
     if not found:
         raise InputError(f"{out} has no results of this suite; run it first")
     lines = [f"# {title}", "", suite.about, ""]
-    some = next(iter(found.values()))
-    steps = some[0].get("steps", suite.steps)
+    steps = next(iter(found.values()))[0].get("steps", suite.steps)
+    rates = ", ".join(f"{rate:g}" for rate in suite.rates)
+    chosen = f"learning rates {rates}, the best on validation data by the first seed"
     lines += [
-        f"Each model: {steps} steps of {suite.batch} sequences, the same data in the same order; learning rates "
-        f"{', '.join(f'{r:g}' for r in suite.rates)}, the best on validation data by the first seed; about "
-        f"{suite.parameters:,} parameters. Cells: sequences right in every asked position, % ± standard error over "
-        f"seeds (number of seeds), {suite.examples} test sequences each; then the share of asked positions.",
+        f"Each model: {steps} steps of {suite.batch} sequences, the same data in the same order; "
+        f"{chosen if len(suite.rates) > 1 else f'learning rate {rates}, not tuned'}; about {suite.parameters:,} "
+        "parameters. Numbers are means ± standard error over seeds (number of seeds).",
         "",
     ]
+    if any(not isinstance(options, Text) for options in suite.tasks.values()):
+        lines += [
+            f"Cells: % of {suite.examples} test sequences with every asked position right [% of asked positions].",
+            "",
+        ]
     for task in suite.tasks:
         here = {model: found[task, model] for model in suite.models if (task, model) in found}
         if not here:

@@ -26,7 +26,7 @@ def by_context(
 
     Prefill is told in pieces of 1,024 tokens, each reading the memory of those before, and a row's prefill is the time
     of its last 1,024 tokens: the cost of a token at that depth. Decode is `decode` tokens, one by one, after them. Times
-    are of the process's CPU on a CPU and of the clock on a GPU. Stops before a length that would take `limit_seconds`.
+    are of the process's CPU on a CPU and of the clock on a GPU. Stops once a model has read for `limit_seconds`.
     """
     model.eval()
     device = model.device

@@ -89,9 +89,10 @@ class Attention(Mixer):
         y = attend(q, keys, values, window=self.window, always=always)
         kept = keys.shape[2] if self.window is None else min(keys.shape[2], self.window - 1)
         first = keys.shape[2] - kept
-        after = KeyValues(
-            keys=keys[:, :, first:], values=values[:, :, first:], position=past.position + x.shape[1]
-        )
+        if first:
+            # Copies, since views would hold all that was read.
+            keys, values = keys[:, :, first:].clone(), values[:, :, first:].clone()
+        after = KeyValues(keys=keys, values=values, position=past.position + x.shape[1])
         return self.output(merge_heads(y)), after
 
 

@@ -74,7 +74,8 @@ class ShortConv(nn.Module):
         before = x.new_zeros(*x.shape[:2], self.size - 1) if tail is None else tail.to(x.dtype)
         seen = torch.cat([before, x], -1)
         y = F.silu(F.conv1d(seen, self.weight.to(x.dtype), groups=self.width))
-        return y.mT, seen[..., seen.shape[-1] - self.size + 1 :]
+        # A copy, since a view would hold all that was read.
+        return y.mT, seen[..., seen.shape[-1] - self.size + 1 :].clone()
 
 
 class GatedOutput(nn.Module):

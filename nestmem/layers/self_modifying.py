@@ -122,7 +122,7 @@ class SelfModifying(Mixer):
         self.initial = nn.ParameterDict()
         for name, w in self._drawn().items():
             # A parameter's name has no dots.
-            self.initial[name.replace(".", "_")] = nn.Parameter(torch.empty_like(w))
+            self.initial[name.replace(".", "_")] = nn.Parameter(torch.empty(w.shape))
         size = width // heads
         self.rate_weight = nn.Parameter(torch.empty(heads, size))
         self.rate_bias = nn.Parameter(torch.empty(heads))

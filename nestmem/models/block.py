@@ -108,7 +108,7 @@ class Block(nn.Module):
         if self.prime is not None:
             x = self.prime_norm(h)
             h = h + self._post("prime", self.prime(x))
-            local = self.prime(x.detach()) if alone else None
+            local = self._post("prime", self.prime(x.detach())) if alone else None
         memory = None
         if isinstance(self.feed_forward, SwiGLU):
             h = h + self._post("feed_forward", self.feed_forward(self.feed_forward_norm(h)))
@@ -117,7 +117,7 @@ class Block(nn.Module):
             y, memory = self.feed_forward(x, past.feed_forward)
             h = h + self._post("feed_forward", y)
             if alone and self.feed_forward.levels():
-                y, _ = self.feed_forward(x.detach())
+                y = self._post("feed_forward", self.feed_forward(x.detach())[0])
                 local = y if local is None else local + y
         return h, BlockState(mixer=mixer, feed_forward=memory), local
 

@@ -52,13 +52,14 @@ class MemoryCache:
 
     rows     number of sequences
     columns  tokens read in this conversation, padding included, as Hugging Face's generate counts them
+    model    the fingerprint of the config of the model that made it
     """
 
     # What transformers looks at.
     is_compileable = False
 
-    def __init__(self, state: CacheState, *, rows: int, columns: int) -> None:
-        self.state, self.rows, self.columns = state, rows, columns
+    def __init__(self, state: CacheState, *, rows: int, columns: int, model: str) -> None:
+        self.state, self.rows, self.columns, self.model = state, rows, columns, model
 
     def __repr__(self) -> str:
         """Rows, columns and size."""
@@ -69,7 +70,21 @@ class MemoryCache:
         return self.columns
 
     def select(self, rows: Tensor) -> MemoryCache:
-        """The memory of rows [M] of this batch, in that order; one row may be taken several times (beams)."""
+        """The memory of rows [M] of this batch, in that order; one row may be taken several times (beams).
+
+        >>> from nestmem.models import NestmemConfig, NestmemForCausalLM
+        >>> model = NestmemForCausalLM(NestmemConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1)).eval()
+        >>> memory = model(torch.zeros(2, 3, dtype=torch.long)).past_key_values
+        >>> memory.select(torch.tensor([1, 1, 0])).rows
+        3
+        """
+        rows = torch.as_tensor(rows)
+        if rows.ndim != 1 or rows.is_floating_point() or not len(rows):
+            raise InputError(
+                f"select takes rows [M], such as torch.tensor([0, 2]); got {rows.dtype} {list(rows.shape)}"
+            )
+        if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= self.rows):
+            raise InputError(f"the memory has rows 0 to {self.rows - 1}; got {rows.tolist()}")
         places, states = [], []
         for mine, each in zip(self.state.rows, self.state.states, strict=True):
             where = {row: i for i, row in enumerate(mine.tolist())}
@@ -78,15 +93,16 @@ class MemoryCache:
                 places.append(torch.tensor([new for new, _ in wanted]))
                 states.append(each.select(torch.tensor([old for _, old in wanted])))
         chosen = CacheState(rows=tuple(places), states=tuple(states))
-        return MemoryCache(chosen, rows=len(rows), columns=self.columns)
+        return MemoryCache(chosen, rows=len(rows), columns=self.columns, model=self.model)
 
     def detach(self) -> MemoryCache:
         """The same memory without the graph that made it."""
-        return MemoryCache(self.state.detach(), rows=self.rows, columns=self.columns)
+        return MemoryCache(self.state.detach(), rows=self.rows, columns=self.columns, model=self.model)
 
     def to(self, *args: object, **kwargs: object) -> MemoryCache:
         """Moved or cast as `State.to` does."""
-        return MemoryCache(self.state.to(*args, **kwargs), rows=self.rows, columns=self.columns)
+        moved = self.state.to(*args, **kwargs).replace(rows=self.state.rows)
+        return MemoryCache(moved, rows=self.rows, columns=self.columns, model=self.model)
 
     def continued(self) -> MemoryCache:
         """The same memory at the start of a new conversation, whose tokens are counted from 0 again.
@@ -94,11 +110,15 @@ class MemoryCache:
         `generate` takes the ids of a whole conversation and leaves out those that the cache has read. What is to be
         remembered from an earlier one is not among them.
         """
-        return MemoryCache(self.state, rows=self.rows, columns=0)
+        return MemoryCache(self.state, rows=self.rows, columns=0, model=self.model)
 
     def save(self, path: str | Path, config: NestmemConfig) -> None:
-        """Write the memory to a safetensors file, for the model of this config."""
-        save_state(path, self.state.detach(), rows=self.rows, columns=self.columns, model=fingerprint(config))
+        """Write the memory to a safetensors file. InputError for the config of another model than made it."""
+        if fingerprint(config) != self.model:
+            raise InputError(
+                "the memory was made by a model of another config; give that of the model that made it"
+            )
+        save_state(path, self.state.detach(), rows=self.rows, columns=self.columns, model=self.model)
 
     @staticmethod
     def load(path: str | Path, config: NestmemConfig, *, device: str | torch.device = "cpu") -> MemoryCache:
@@ -113,12 +133,15 @@ class MemoryCache:
             raise InputError(
                 f"{path} is the memory of a model of another shape; load it into a model with the same config"
             )
-        return MemoryCache(found, rows=int(header["rows"]), columns=0)
+        # Which rows there are is looked at by the program, and stays on the CPU.
+        found = found.replace(rows=tuple(rows.cpu() for rows in found.rows))
+        return MemoryCache(found, rows=int(header["rows"]), columns=0, model=fingerprint(config))
 
 
 def fingerprint(config: NestmemConfig) -> str:
     """sha256 over what decides the shapes and the computation of a model; weights are not in it."""
     names = (
+        "vocab_size",
         "hidden_size",
         "num_hidden_layers",
         "num_attention_heads",
@@ -134,7 +157,7 @@ def fingerprint(config: NestmemConfig) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def joined(parts: list[tuple[Tensor, ModelState]], *, rows: int, columns: int) -> MemoryCache:
+def joined(parts: list[tuple[Tensor, ModelState]], *, rows: int, columns: int, model: str) -> MemoryCache:
     """A cache of groups; groups at the same token with states of the same shapes become one."""
     merged: list[tuple[Tensor, ModelState]] = []
     for places, each in parts:
@@ -146,7 +169,7 @@ def joined(parts: list[tuple[Tensor, ModelState]], *, rows: int, columns: int) -
         else:
             merged.append((places, each))
     state = CacheState(rows=tuple(r for r, _ in merged), states=tuple(s for _, s in merged))
-    return MemoryCache(state, rows=rows, columns=columns)
+    return MemoryCache(state, rows=rows, columns=columns, model=model)
 
 
 def _alike(a: ModelState, b: ModelState) -> bool:

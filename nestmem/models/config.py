@@ -26,6 +26,7 @@ MIXERS = (
     "self_modifying",
 )
 FEED_FORWARDS = ("swiglu", "continuum", "none")
+PRIME = ("share", "intermediate_size", "period", "rate", "clip", "decay", "momentum", "average", "optimizer")
 
 
 class NestmemConfig(PreTrainedConfig):
@@ -94,16 +95,28 @@ class NestmemConfig(PreTrainedConfig):
             raise InputError(f"pattern is a list of {', '.join(MIXERS)}; got {unknown or self.pattern}")
         if self.feed_forward not in FEED_FORWARDS:
             raise InputError(f"feed_forward is one of {', '.join(FEED_FORWARDS)}; got {self.feed_forward!r}")
-        strange = sorted(set(self.options) - {*MIXERS, *FEED_FORWARDS})
+        here = [*dict.fromkeys(self.pattern), *(["continuum"] if self.feed_forward == "continuum" else [])]
+        strange = sorted(set(self.options) - set(here))
         if strange:
-            raise InputError(
-                f"options are by kind of layer, {', '.join((*MIXERS, *FEED_FORWARDS))}; got {strange}"
-            )
+            raise InputError(f"options are for the layers of this model, {', '.join(here)}; got {strange}")
+        if self.prime is not None:
+            self._check_prime(self.prime)
         if self.format_version != FORMAT:
             raise InputError(
                 f"this is a model of format {self.format_version}, and this nestmem reads format {FORMAT}; load it "
                 "with the nestmem that saved it"
             )
+
+    @staticmethod
+    def _check_prime(prime: dict[str, Any]) -> None:
+        unknown = sorted(set(prime) - set(PRIME))
+        if unknown:
+            raise InputError(f"prime has {', '.join(PRIME)}; got {', '.join(unknown)}")
+        if "period" not in prime:
+            raise InputError(f"prime needs a period in tokens, such as 1024; got {prime}")
+        share = prime.get("share", 0.25)
+        if not 0 < share <= 1:
+            raise InputError(f"prime's share of the blocks is above 0 and at most 1; got {share}")
 
     def kinds(self) -> list[str]:
         """The kind of each block's sequence layer.

@@ -79,7 +79,7 @@ def read(
     last = _peek(step, outer, {"hidden": hidden[:, -1:], "next": tokens[:, -1:]}, learning)
     if outputs is not None:
         last = pytree.tree_map(lambda a, b: torch.cat([a, b], 1), outputs, last)
-    return last, LateState(learning=learning, hidden=hidden[:, -1:])
+    return last, LateState(learning=learning, hidden=hidden[:, -1:].clone())
 
 
 def _peek(step: Step, outer: Any, inputs: Any, state: EndToEndState) -> Any:

@@ -24,7 +24,7 @@ from nestmem.errors import InputError
 from nestmem.layers import FastLevel, merge, teach_signal
 from nestmem.models import late
 from nestmem.models.block import Block, BlockState
-from nestmem.models.cache import MemoryCache, ModelState, joined
+from nestmem.models.cache import MemoryCache, ModelState, fingerprint, joined
 from nestmem.models.config import NestmemConfig
 from nestmem.models.late import LateState
 from nestmem.models.ragged import Group, groups
@@ -33,6 +33,15 @@ from nestmem.ops.recompute import recomputed
 
 # The module that a saved folder has for programs that do not import nestmem.
 REMOTE = "modeling_nestmem"
+# What transformers may hand to any model, and the values of it that ask for nothing.
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "return_dict": (None, True),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "inputs_embeds": (None,),
+    "cache_position": (None,),
+    "token_type_ids": (None,),
+}
 
 
 class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
@@ -63,7 +72,7 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         kinds = config.kinds()
-        primes = math.ceil(len(kinds) * (config.prime or {}).get("share", 0.25)) if config.prime else 0
+        primes = 0 if config.prime is None else math.ceil(len(kinds) * config.prime.get("share", 0.25))
         self.blocks = nn.ModuleList(
             Block(config, kind, prime=i >= len(kinds) - primes) for i, kind in enumerate(kinds)
         )
@@ -99,7 +108,15 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
 
     @contextmanager
     def without_learning(self) -> Iterator[None]:
-        """Within it, the weights that learn from the model's own loss are read and not written. For comparison."""
+        """Within it, the weights that learn from the model's own loss are read and not written. For comparison.
+
+        InputError for a model without such weights.
+        """
+        if self._first() == len(self.blocks):
+            raise InputError(
+                "no weights of this model learn from its own loss (TTT-E2E, or a continuum memory with objective 'lm' or "
+                "'teach'); what other memories add is seen by reading without one, such as document_ids that start again"
+            )
         before, self.learning = self.learning, False
         try:
             yield
@@ -115,7 +132,9 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: MemoryCache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        **ignored: Any,
+        position_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **others: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V], the loss of `labels`, and the memory after the tokens.
 
@@ -123,16 +142,30 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask   [B, T], or [B, columns read + T]; 0 is padding, anywhere
         document_ids     [B, T] ints; tokens of a row with the same id are one document, negative ids are padding
         labels           [B, T], as input_ids, -100 where no loss is wanted; token t + 1 is predicted at token t, and
-                         never from another document. The loss is the mean, in nats per token
+                         never from another document. The loss is the mean, in nats per token; nan where none is asked
         past_key_values  the memory to go on from
-        use_cache        return the memory; False unless a memory is given or `model.eval()`
+        use_cache        return the memory; None: when a memory is given, or in eval mode if config.use_cache
         logits_to_keep   only the last so many columns of logits; 0: all
+        position_ids     [B, T] that start again at 0 with each document of a row, instead of document_ids, as Hugging
+                         Face's collators pack; other positions are refused, since a memory counts its own
+        num_items_in_batch   what the sum of losses is divided by instead of their number, from transformers' Trainer
 
-        Logits at padding are 0. Raises InputError for ids outside the vocabulary, masks of another shape, a cache that
-        is none of ours, more tokens than config.max_position_embeddings.
+        Logits at padding are 0. Raises InputError for ids outside the vocabulary, masks or labels of another shape, a
+        cache that is none of ours, more tokens than config.max_position_embeddings, arguments it does not know.
         """
+        refused = {name: value for name, value in others.items() if value not in HARMLESS.get(name, ())}
+        if refused:
+            raise InputError(
+                f"forward takes no {', '.join(refused)}; see its documentation for what it takes"
+            )
+        if not isinstance(logits_to_keep, int):
+            raise InputError(f"logits_to_keep is a number of columns; got {type(logits_to_keep).__name__}")
+        if position_ids is not None:
+            document_ids = _packed(input_ids, position_ids, attention_mask, document_ids, past_key_values)
         documents = self._documents(input_ids, attention_mask, document_ids, past_key_values)
-        keep = past_key_values is not None or (not self.training if use_cache is None else use_cache)
+        self._check_labels(input_ids, labels)
+        by_itself = past_key_values is not None or (self.config.use_cache and not self.training)
+        keep = by_itself if use_cache is None else use_cache
         if document_ids is not None:
             if past_key_values is not None or use_cache:
                 raise InputError(
@@ -151,13 +184,31 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             asked = targets != -100
             logits = self.lm_head(hidden)
             chosen = logits[:, :-1][asked]
-            loss = F.cross_entropy(chosen.to(state_dtype(chosen)), targets[asked])
+            sums = "mean" if num_items_in_batch is None else "sum"
+            loss = F.cross_entropy(chosen.to(state_dtype(chosen)), targets[asked], reduction=sums)
+            if num_items_in_batch is not None:
+                loss = loss / num_items_in_batch
             logits = logits[:, -logits_to_keep:]
         else:
             logits = self.lm_head(hidden[:, -logits_to_keep:])
         if documents is not None:
             logits = logits.masked_fill(documents[:, -logits.shape[1] :, None] < 0, 0.0)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+
+    def _check_labels(self, ids: Tensor, labels: Tensor | None) -> None:
+        if labels is None:
+            return
+        if labels.shape != ids.shape or labels.is_floating_point():
+            raise InputError(
+                f"labels are whole numbers [B, T] as input_ids, {list(ids.shape)}; got {labels.dtype} "
+                f"{list(labels.shape)}"
+            )
+        wrong = (labels != -100) & ((labels < 0) | (labels >= self.config.vocab_size))
+        if bool(wrong.any()):
+            raise InputError(
+                f"labels are below vocab_size {self.config.vocab_size}, or -100 where no loss is wanted; got "
+                f"{int(labels[wrong][0])}"
+            )
 
     def _documents(
         self, ids: Tensor, mask: Tensor | None, documents: Tensor | None, cache: MemoryCache | None
@@ -180,7 +231,12 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             if cache.rows != ids.shape[0]:
                 raise InputError(
                     f"the memory is that of {cache.rows} rows, and input_ids {list(ids.shape)} has {ids.shape[0]}; "
-                    "take rows of it with cache.select"
+                    "take rows of it with memory.select(torch.tensor([...]))"
+                )
+            if cache.model != fingerprint(self.config):
+                raise InputError(
+                    "the memory is that of a model of another shape; read on with the model that made it, or one of its "
+                    "config"
                 )
         if documents is not None:
             if documents.shape != ids.shape or mask is not None:
@@ -191,7 +247,8 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             return documents
         if mask is None:
             return None
-        if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] < ids.shape[1]:
+        longest = mask.shape[1] if cache is not None else ids.shape[1]
+        if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or not ids.shape[1] <= mask.shape[1] <= longest:
             raise InputError(
                 f"attention_mask is [B, T] or [B, columns read + T], for input_ids {list(ids.shape)}; got "
                 f"{list(mask.shape)}"
@@ -214,7 +271,10 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             hidden, state = self._sequences(ids if straight else ids[order.to(ids.device)], past, keep)
             if not straight:
                 hidden = hidden[torch.argsort(order).to(hidden.device)]
-            return hidden, joined([(order, state)], rows=rows, columns=columns) if keep else None
+            if not keep:
+                return hidden, None
+            model = fingerprint(self.config)
+            return hidden, joined([(order, state)], rows=rows, columns=columns, model=model)
         every = torch.zeros_like(ids) if documents is None else documents
         pieces: list[tuple[Group, ModelState | None]] = []
         waiting: list[tuple[Tensor, ModelState]] = []
@@ -243,7 +303,8 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             after.append((group.rows.cpu(), state))
         if hidden is None:
             raise InputError(f"no token is left of {list(ids.shape)}: every place is padding")
-        made = joined(after + waiting, rows=rows, columns=columns) if keep else None
+        model = fingerprint(self.config)
+        made = joined(after + waiting, rows=rows, columns=columns, model=model) if keep else None
         return hidden.unflatten(0, (rows, tokens)), made
 
     def _sequences(self, ids: Tensor, past: ModelState | None, keep: bool) -> tuple[Tensor, ModelState]:
@@ -335,9 +396,20 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, past_key_values: MemoryCache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The tokens that the memory has not read yet."""
-        if past_key_values is not None and past_key_values.columns:
-            input_ids = input_ids[:, past_key_values.columns :]
+        """The tokens that the memory has not read yet. InputError where a row ends in padding, or none is left."""
+        read = 0 if past_key_values is None else past_key_values.columns
+        if input_ids.shape[1] <= read:
+            raise InputError(
+                f"the memory has read {read} tokens of this conversation and input_ids has {input_ids.shape[1]}; give "
+                "all of it and the new ones, or memory.continued() for a conversation that starts here"
+            )
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim == 2 and bool((mask[:, -1] == 0).any()):
+            raise InputError(
+                "a row ends in padding, behind which nothing can be generated; pad on the left: "
+                'tokenizer.padding_side = "left"'
+            )
+        input_ids = input_ids[:, read:]
         return {
             "input_ids": input_ids,
             "past_key_values": past_key_values,
@@ -349,6 +421,22 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        cache = kwargs.get("past_key_values")
+        ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        # Each row several times, for beams and several samples, and its memory too.
+        if isinstance(cache, MemoryCache) and expand_size > 1:
+            kwargs["past_key_values"] = cache.select(torch.arange(cache.rows).repeat_interleave(expand_size))
+        return ids, kwargs
 
     def _reorder_cache(self, past_key_values: MemoryCache, beam_idx: Tensor) -> MemoryCache:
         return past_key_values.select(beam_idx)
@@ -368,8 +456,9 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
             "AutoModelForCausalLM": f"{REMOTE}.NestmemForCausalLM",
         }
         super().save_pretrained(save_directory, *args, **kwargs)
-        code = "from nestmem.models import NestmemConfig, NestmemForCausalLM  # noqa: F401\n"
-        (Path(save_directory) / f"{REMOTE}.py").write_text(code)
+        if kwargs.get("is_main_process", True):
+            code = "from nestmem.models import NestmemConfig, NestmemForCausalLM  # noqa: F401\n"
+            (Path(save_directory) / f"{REMOTE}.py").write_text(code)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
@@ -395,6 +484,22 @@ class NestmemForCausalLM(PreTrainedModel, GenerationMixin):
                 + "; ".join(f"{kind.replace('_', ' ')} such as {names}" for kind, names in wrong.items())
             )
         return (model, info) if wanted else model
+
+
+def _packed(
+    ids: Tensor, positions: Tensor, mask: Tensor | None, documents: Tensor | None, cache: MemoryCache | None
+) -> Tensor:
+    """Documents of rows whose positions start again with each of them."""
+    following = positions[..., 1:]
+    good = positions.shape == ids.shape and bool((positions[:, 0] == 0).all())
+    if good:
+        good = bool(((following == 0) | (following == positions[:, :-1] + 1)).all())
+    if not good or mask is not None or documents is not None or cache is not None:
+        raise InputError(
+            f"position_ids [B, T] count 0, 1, 2, ... and start again at 0 with each document of a row, without a mask, "
+            f"document_ids or a memory; got {list(positions.shape)} for input_ids {list(ids.shape)}: leave them out"
+        )
+    return (positions == 0).cumsum(1) - 1
 
 
 class _Upper(nn.Module):

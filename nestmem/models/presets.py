@@ -44,7 +44,7 @@ PRESETS: dict[str, Preset] = {
         "TTT-E2E: windowed attention; MLPs of the last quarter learn from the next-token loss",
         {
             "pattern": ["window"],
-            "options": {"window": {"qk_norm": True}},
+            "options": {"window": {"qk_norm": True, "theta": 500_000.0}},
             "post_norm": True,
             "prime": {"share": 0.25, "period": 128, "rate": 1.0, "clip": 1.0},
         },

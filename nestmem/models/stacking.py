@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -265,9 +266,20 @@ class StackedForCausalLM(nn.Module):
             )
         periods = {int(layer): period for layer, period in about.pop("periods").items()}
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
-        stacked = stack_levels(model, periods, **about)
+        try:
+            stacked = stack_levels(model, periods, **about)
+        except TypeError as error:
+            raise InputError(f"{path} has settings that this nestmem does not know: {error}") from error
         if stacked.log_rate is not None:
-            rates = load_file(str(Path(folder) / f"{FILE}.safetensors"))
+            weights = Path(folder) / f"{FILE}.safetensors"
+            if not weights.is_file():
+                raise FileNotFoundError(
+                    f"no {weights.name} in {folder}, the learned rates; save the model again"
+                )
+            try:
+                rates = load_file(str(weights))
+            except SafetensorError as error:
+                raise InputError(f"{weights} is damaged ({error}); save the model again") from error
             with torch.no_grad():
                 stacked.log_rate.copy_(rates["log_rate"])
         return stacked
@@ -306,6 +318,12 @@ class StackedForCausalLM(nn.Module):
             values={i: h.new_zeros(size) for i, size in sizes.items()},
         )
 
+    @staticmethod
+    def _seen(given: StackedState) -> int:
+        """Tokens of a state, the one whose successor is not known among them."""
+        check_class(given, StackedState)
+        return given.lower.position if given.lower.keys else given.late.learning.position + 1
+
     def _check(self, ids: Tensor, labels: Tensor | None, given: StackedState | None) -> None:
         vocabulary = self.model.config.vocab_size
         if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
@@ -320,6 +338,13 @@ class StackedForCausalLM(nn.Module):
         if labels is not None and (labels.shape != ids.shape or ids.shape[1] < 2):
             raise InputError(
                 f"labels are [B, T] as input_ids, {list(ids.shape)}, with at least 2 tokens; got {list(labels.shape)}"
+            )
+        longest = getattr(self.model.config, "max_position_embeddings", None)
+        position = ids.shape[1] + (self._seen(given) if given is not None else 0)
+        if longest is not None and position > longest:
+            raise InputError(
+                f"{position} tokens are more than max_position_embeddings, {longest}; cut the text, or raise it in the "
+                "config if the model is to go beyond what it was trained on"
             )
         if given is not None:
             check_class(given, StackedState)

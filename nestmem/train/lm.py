@@ -177,8 +177,9 @@ def train_lm(
     *,
     on_step: Callable[[Step], None] | None = None,
     on_event: Callable[[str], None] = print,
+    stop: Callable[[], bool] | None = None,
 ) -> Path:
-    """Run, or go on with the run in `config.out`. Returns the folder of the trained model.
+    """Run, or go on with the run in `config.out`. Returns the folder of the trained model. `stop` as in `fit`.
 
     Under `torchrun` every process calls this alike. Raises `InputError` for bad data or sizes and for a run that was
     begun with another config, `ModelNotFound` and `ModelError` for the model to start from, and `ModelError` when the
@@ -244,6 +245,7 @@ def train_lm(
         identity=identity,
         on_step=on_step,
         on_event=on_event,
+        stop=stop,
     )
     folder = config.out / "model"
     save(model, tokenizer, folder)

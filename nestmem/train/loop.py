@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from nestmem.errors import InputError, ModelError
 from nestmem.optim import M3, Muon
@@ -53,7 +54,7 @@ class FitConfig:
     final           the rate at the end, as a share of lr
     optimizer       "adamw", or "muon" or "m3" for the matrices inside the blocks, the rest by Adam
     adam_ratio      muon and m3: Adam's rate, as a share of lr
-    weight_decay    decoupled, of matrices
+    weight_decay    decoupled, of linear layers, embedding and head
     betas           of Adam
     clip            the largest norm of a step's gradient; 0: any
     accumulation    parts that a process takes its rows in, one after the other
@@ -179,6 +180,7 @@ def fit(
     identity: dict[str, Any] | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_event: Callable[[str], None] = print,
+    stop: Callable[[], bool] | None = None,
 ) -> Fitted:
     """Train `model` in place on `batches(0)`, `batches(1)`, ... until `config.steps` or `config.minutes`.
 
@@ -190,6 +192,7 @@ def fit(
     evaluate    numbers about the model, called in eval mode, without gradients, in every process alike; they are logged
     identity    plain values that say what is trained on what; a run that was begun with others is refused
     on_step     told about every step; on_event: about what a person should know, in a sentence
+    stop        asked after every step; when it says so, the run stops with a checkpoint, as for `minutes`
 
     Under `torchrun` (see `distributed.process_group`) every process calls this with the same arguments. Rows of a batch
     are shared out in order, parameters are sharded by FSDP, and process 0 writes; checkpoints do not depend on the
@@ -227,7 +230,11 @@ def fit(
         position.seconds = before + time.perf_counter() - began
         at_end = position.step == config.steps
         (late,) = distributed.summed(
-            [float(config.minutes > 0 and time.perf_counter() - began > 60 * config.minutes)], device
+            [
+                float(config.minutes > 0 and time.perf_counter() - began > 60 * config.minutes)
+                + float(stop is not None and stop())
+            ],
+            device,
         )
         row = None
         if at_end or _due(position.step, config.log_every):
@@ -460,21 +467,22 @@ def _due(step: int, every: int) -> bool:
 def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     """The optimizer of a config. Groups carry `base_lr`, the rate that the schedule scales.
 
-    adamw decays every tensor of two or more dimensions. muon and m3 take the matrices inside the blocks; embeddings,
-    the head, vectors and tensors of three dimensions (initial memories, convolutions) go by Adam.
+    What a parameter is decides, not its shape, since gates and norms of heads are tables, too. adamw decays the weights
+    of linear layers, the embedding and the head. muon and m3 take the linear layers inside the blocks. Everything else
+    (norms, biases, gates, convolutions, initial memories) goes by Adam and is not decayed.
     """
     outer = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     outer |= {id(head.weight)} if head is not None else set()
-    kinds: dict[str, list[nn.Parameter]] = {"matrices": [], "tensors": [], "vectors": []}
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | Conv1D)}
+    kinds: dict[str, list[nn.Parameter]] = {"matrices": [], "tables": [], "others": []}
     for p in model.parameters():
         if p.requires_grad:
-            inside = p.ndim == 2 and id(p) not in outer
-            kinds["vectors" if p.ndim < 2 else "matrices" if inside else "tensors"].append(p)
+            kinds["tables" if id(p) in outer else "matrices" if id(p) in linear else "others"].append(p)
     adam_rate = config.rate * (1.0 if config.optimizer == "adamw" else config.adam_ratio)
     groups: list[dict[str, Any]] = []
     for kind, params in kinds.items():
-        decay = 0.0 if kind == "vectors" else config.weight_decay
+        decay = 0.0 if kind == "others" else config.weight_decay
         rate = config.rate if kind == "matrices" else adam_rate
         group = {"params": params, "lr": rate, "base_lr": rate, "weight_decay": decay}
         if config.optimizer != "adamw":

@@ -29,7 +29,14 @@ def ids() -> torch.Tensor:
         ({"pattern": ["titans", "memory"]}, "pattern is a list of attention"),
         ({"pattern": []}, "pattern is a list of attention"),
         ({"feed_forward": "mlp"}, "feed_forward is one of swiglu"),
-        ({"options": {"delta": {}}}, r"options are by kind of layer.*got \['delta'\]"),
+        ({"options": {"delta": {}}}, r"options are for the layers of this model, attention; got \['delta'\]"),
+        (
+            {"options": {"titans": {}}},
+            r"options are for the layers of this model, attention; got \['titans'\]",
+        ),
+        ({"prime": {"rates": 1.0}}, "prime has share, .*; got rates"),
+        ({"prime": {}}, "prime needs a period"),
+        ({"prime": {"period": 4, "share": 0.0}}, "above 0 and at most 1; got 0.0"),
         ({"num_attention_heads": 3}, "hidden_size is a multiple of num_attention_heads; got 8 and 3"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is a whole number, at least 1; got 0"),
         ({"format_version": 99}, "format 99, and this nestmem reads format 1"),
@@ -80,6 +87,35 @@ def test_masks_and_documents(model, ids):
         model(ids, document_ids=torch.zeros_like(ids), use_cache=True)
 
 
+def test_labels(model, ids):
+    with pytest.raises(
+        InputError, match=r"labels are whole numbers \[B, T\] as input_ids, \[2, 5\]; got .*\[2, 4\]"
+    ):
+        model(ids, labels=ids[:, :4])
+    with pytest.raises(InputError, match=r"labels are below vocab_size 11, or -100 .*; got 11"):
+        model(ids, labels=ids + 3)
+
+
+def test_arguments_that_it_does_not_know(model, ids):
+    with pytest.raises(InputError, match="forward takes no documents_ids"):
+        model(ids, documents_ids=torch.zeros_like(ids))
+    with pytest.raises(InputError, match="forward takes no output_hidden_states"):
+        model(ids, output_hidden_states=True)
+    with pytest.raises(InputError, match="logits_to_keep is a number of columns; got Tensor"):
+        model(ids, logits_to_keep=torch.tensor([1]))
+    with pytest.raises(InputError, match=r"count 0, 1, 2, \.\.\. and start again"):
+        model(ids, position_ids=torch.tensor([[0, 2, 3, 4, 5]] * 2))
+
+
+def test_positions_that_start_again_are_documents(model, ids):
+    positions = torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
+    documents = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
+    one = model(ids, position_ids=positions, labels=ids)
+    other = model(ids, document_ids=documents, labels=ids)
+    torch.testing.assert_close(one.logits, other.logits)
+    torch.testing.assert_close(one.loss, other.loss)
+
+
 def test_caches_of_others(model, ids):
     with pytest.raises(InputError, match="a MemoryCache that this model returned; got DynamicCache"):
         model(ids, past_key_values=DynamicCache())
@@ -87,6 +123,8 @@ def test_caches_of_others(model, ids):
     with pytest.raises(InputError, match="the memory is that of 2 rows"):
         model(ids[:1], past_key_values=cache)
     assert model(ids[:1], past_key_values=cache.select(torch.tensor([1]))).logits.shape == (1, 5, 11)
+    with pytest.raises(InputError, match=r"the memory has rows 0 to 1; got \[2\]"):
+        cache.select(torch.tensor([2]))
 
 
 def test_contexts_longer_than_the_model_supports(ids):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from nestmem.models import NestmemConfig, NestmemForCausalLM, config_for
@@ -226,6 +227,37 @@ def test_it_remembers_between_sessions(name, ids, tmp_path):
 
 @every_model
 @torch.no_grad()
+def test_a_memory_holds_no_more_than_it_says(name, ids):
+    """No state is a view of what was read: the bytes that are kept alive are those of the state."""
+    model = make(name)
+    state = model(torch.cat([ids] * 4, 1), use_cache=True).past_key_values.state
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in pytree.tree_leaves(state)}
+    assert sum(held.values()) <= 1.5 * state.bytes(), (sum(held.values()), state.bytes())
+
+
+@every_model
+@torch.no_grad()
+def test_beams_and_samples_go_on_from_a_memory(name, ids):
+    model = make(name)
+    memory = model(ids[:, :9], use_cache=True).past_key_values.continued()
+    beams = {"num_beams": 2, "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(ids)
+    made = model.generate(ids[:, 9:], past_key_values=memory, attention_mask=mask[:, 9:], **beams)
+    whole = model.generate(ids, attention_mask=mask, **beams)
+    assert made[:, -3:].tolist() == whole[:, -3:].tolist()
+
+
+@every_model
+def test_weights_of_one_dtype(name, ids, tmp_path):
+    make(name).save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+    out = loaded(ids, use_cache=True)
+    assert bool(torch.isfinite(loaded(ids[:, :2], past_key_values=out.past_key_values).logits).all())
+
+
+@every_model
+@torch.no_grad()
 def test_memory_layers_keep_one_size(name, ids):
     model = make(name)
     long = torch.cat([ids, ids, ids], 1)
@@ -235,6 +267,18 @@ def test_memory_layers_keep_one_size(name, ids):
         assert late > early
     else:
         assert late == early
+
+
+def test_losses_of_parts_of_a_batch_add_up(ids):
+    """What transformers' Trainer does with gradient accumulation: a sum, divided by the tokens of the whole batch."""
+    model = make("deltanet")
+    labels = ids.masked_fill(ids < 4, -100)
+    asked = int((labels[:, 1:] != -100).sum())
+    parts = sum(
+        model(ids[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=asked).loss
+        for i in range(len(ids))
+    )
+    close(parts, model(ids, labels=labels).loss)
 
 
 def test_a_folder_loads_without_nestmem_where_its_code_is_trusted(tmp_path):

@@ -145,6 +145,9 @@ def test_no_token_sees_the_future_and_rows_do_not_meet():
 def test_reading_a_text_again_lowers_its_loss():
     ids = tokens(1, count=8).repeat(1, 12)
     stacked = stack_levels(make("llama"), {1: 8, 2: 8}, rate=0.3)
+    with pytest.raises(InputError, match="96 tokens are more than max_position_embeddings, 64"):
+        stacked(ids)
+    stacked.model.config.max_position_embeddings = 96
     with torch.no_grad():
         _, logits, _ = stacked(ids)
         fixed = stacked.model(ids).logits

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from nestmem.cli.train import training
 from nestmem.errors import InputError, MissingExtra, ModelError
+from nestmem.models import NestmemForCausalLM, config_for
 from nestmem.train.checkpoints import Checkpoints
 from nestmem.train.corpus import read_texts, text_files
 from nestmem.train.lm import LMConfig, read_config, train_lm
@@ -768,3 +769,16 @@ def test_two_processes_make_the_steps_of_one(tmp_path: Path, story: Path, qwen: 
     row, own = learned(read_log(tmp_path / "plain-2"))[-1], alone["plain"][-1]
     assert row == pytest.approx(own, abs=1e-5)
     assert read_log(tmp_path / "plain-2")[-2]["processes"] == 1
+
+
+@pytest.mark.parametrize("name", ["titans_mag", "ttt_mlp", "self_modifying", "hope"])
+def test_only_linear_layers_are_decayed_or_orthogonalised(name):
+    model = NestmemForCausalLM(config_for(name, vocab_size=16, hidden_size=16, num_attention_heads=2))
+    names = {id(p): n for n, p in model.named_parameters()}
+    for optimizer in ("adamw", "muon"):
+        made = make_optimizer(model, FitConfig(optimizer=optimizer))
+        decayed = {names[id(p)] for g in made.param_groups if g["weight_decay"] for p in g["params"]}
+        assert "embed_tokens.weight" in decayed and any("qkv" in n or "mixer" in n for n in decayed)
+        for part in ("norm", "bias", "initial", "persistent", "conv", "rate_weight", "decay_weight"):
+            assert not [n for n in decayed if part in n], (part, decayed)
+        assert sum(len(g["params"]) for g in made.param_groups) == len(list(model.parameters()))
