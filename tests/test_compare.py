@@ -158,6 +158,23 @@ def test_speed_is_part_of_the_report(tmp_path, monkeypatch):
     assert f"| | | 24 | {rows[1]['prefill_seconds_per_1k']:.3f} |" in page
 
 
+def test_a_slice_without_a_finished_cell_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(SUITES, "small", SMALL)
+    asked = ["compare", "run", "small", "--out", str(tmp_path), "--minutes", "0.000001"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "the same command goes on" in done.output
+
+
+def test_results_of_another_comparison_are_not_mixed(tmp_path):
+    cell = cells.Cell(task="aa", model="delta", rate=1e-3, seed=0)
+    cells.run(cell, SMALL, tmp_path, on_event=quiet)
+    with pytest.raises(InputError, match="has a result of another comparison: sizes, steps differ"):
+        cells.run(
+            cell, replace(SMALL, steps=4, sizes=SMALL.sizes | {"hidden_size": 16}), tmp_path, on_event=quiet
+        )
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(SUITES, "small", SMALL)
     done = CliRunner().invoke(app, ["compare", "run", "small", "--out", str(tmp_path)])

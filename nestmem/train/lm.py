@@ -186,6 +186,9 @@ def train_lm(
     loss is not finite.
     """
     usable_device(config.fit.device)
+    if not config.start:
+        # A mistyped name or size is found before the text is read.
+        config_for(config.model, **config.sizes)
     if distributed.rank() != 0:
         on_event = _silent
     text_digest = config.data.digest()

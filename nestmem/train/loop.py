@@ -229,13 +229,6 @@ def fit(
         report = _step(model, optimizer, batches(position.step), position, config, call)
         position.seconds = before + time.perf_counter() - began
         at_end = position.step == config.steps
-        (late,) = distributed.summed(
-            [
-                float(config.minutes > 0 and time.perf_counter() - began > 60 * config.minutes)
-                + float(stop is not None and stop())
-            ],
-            device,
-        )
         row = None
         if at_end or _due(position.step, config.log_every):
             row = _row(report, position)
@@ -248,6 +241,13 @@ def fit(
             run.write(**row)
         if on_step:
             on_step(Step(**report, seconds=position.seconds, steps=config.steps, row=row))
+        (late,) = distributed.summed(
+            [
+                float(config.minutes > 0 and time.perf_counter() - began > 60 * config.minutes)
+                + float(stop is not None and stop())
+            ],
+            device,
+        )
         if at_end or late or _due(position.step, config.checkpoint_every):
             run.save(model, optimizer, position)
         if late and not at_end:

@@ -37,6 +37,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, longest: int = 204
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
+        # Generation goes on from the last column.
+        padding_side="left",
         eos_token="<|end|>",
         chat_template=CHAT_TEMPLATE,
         model_max_length=longest,

@@ -127,6 +127,38 @@ def test_caches_of_others(model, ids):
         cache.select(torch.tensor([2]))
 
 
+def test_memories_that_another_model_made(model, ids):
+    memory = model(ids, use_cache=True).past_key_values
+    other = NestmemForCausalLM(config_for("retnet", **SIZES)).eval()
+    with pytest.raises(InputError, match="the memory is that of a model of another shape"):
+        other(ids, past_key_values=memory)
+    with pytest.raises(InputError, match="the memory was made by a model of another config"):
+        memory.save("anywhere", other.config)
+    for rows in (0, [[0]], [0.5], []):
+        with pytest.raises(InputError, match=r"select takes rows \[M\]"):
+            memory.select(torch.tensor(rows))
+    assert memory.select([0, 0, 1]).rows == 3
+
+
+def test_generating_from_nothing_new_or_behind_padding(model, ids):
+    memory = model(ids, use_cache=True).past_key_values
+    with pytest.raises(InputError, match=r"has read 5 tokens .* has 3; give all of it .*continued\(\)"):
+        model.generate(ids[:, :3], past_key_values=memory, max_new_tokens=2, pad_token_id=10)
+    made = model.generate(ids[:, :3], past_key_values=memory.continued(), max_new_tokens=2, pad_token_id=10)
+    assert made.shape == (2, 5)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    with pytest.raises(InputError, match=r"a row ends in padding, .*padding_side"):
+        model.generate(ids, attention_mask=mask, max_new_tokens=2, pad_token_id=10)
+
+
+def test_learning_that_cannot_be_turned_off(model, ids):
+    with (
+        pytest.raises(InputError, match="no weights of this model learn from its own loss"),
+        model.without_learning(),
+    ):
+        model(ids)
+
+
 def test_contexts_longer_than_the_model_supports(ids):
     model = NestmemForCausalLM(config_for("transformer", **SIZES, max_position_embeddings=7)).eval()
     cache = model(ids, use_cache=True).past_key_values

@@ -594,6 +594,27 @@ train_lm(read_config(Path({str(run / "config.json")!r}), out=Path({str(tmp_path 
     assert learned(read_log(out)) == learned(read_log(run))
 
 
+def test_an_interrupted_run_leaves_a_checkpoint_and_goes_on(
+    tmp_path: Path, story: Path, qwen: Path, run: Path
+) -> None:
+    from nestmem.cli.train_lm import interruptible
+
+    def press(step: Any) -> None:
+        if step.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    own = config_of(tmp_path, story, qwen)
+    with interruptible() as stop:
+        train_lm(own, on_step=press, on_event=quiet, stop=stop)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not json.loads((tmp_path / "result.json").read_text())["finished"]
+    assert Checkpoints(tmp_path / "checkpoints").files()[0].name.startswith("step-00000003")
+    train_lm(own, on_event=quiet)
+    one, other = weights(run), weights(tmp_path)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_run_refuses_another_config_data_or_tokenizer(
     tmp_path: Path, story: Path, qwen: Path, run: Path
 ) -> None:

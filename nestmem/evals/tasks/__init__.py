@@ -8,6 +8,7 @@ model on all test lengths.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -75,7 +76,10 @@ def make(name: str, **options: Any) -> Task:
     try:
         return SYNTHETIC[name](**options)
     except TypeError as error:
-        raise InputError(f"{name} does not take these options ({error})") from error
+        made = SYNTHETIC[name]
+        kind: Any = made.func if isinstance(made, partial) else made
+        known = ", ".join(f.name for f in fields(kind))
+        raise InputError(f"{name} does not take these options ({error}); it has {known}") from error
 
 
 def reader(task: Task, model: nn.Module) -> nn.Module:
