@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -362,22 +363,8 @@ class TitansMAC(Mixer):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-class TitansMAG(Mixer):
-    """Memory as gate, arXiv 2501.00663, section 4.2, eq. 26-28: o = norm(y) * sigmoid(norm(M(x))).
-
-    y is attention over a sliding window, M(x) the neural memory of the same tokens. The persistent tokens are in view
-    of attention at every place, and are what the memory reads first. Both branches are normed with learned vectors;
-    of the paper's non-linearity we put the sigmoid on the memory's.
-
-    window      tokens that attention looks at, itself included
-    persistent  learned tokens
-    theta       base of the rotary frequencies
-    the others  of `Titans`
-
-    >>> y, state = TitansMAG(16, heads=2, window=4, chunk=4)(torch.randn(1, 6, 16))
-    >>> y.shape, state.attention.keys.shape
-    (torch.Size([1, 6, 16]), torch.Size([1, 2, 3, 8]))
-    """
+class _BesideWindow(Mixer):
+    """A neural memory and attention over a window, with the options of both."""
 
     def __init__(
         self,
@@ -412,11 +399,36 @@ class TitansMAG(Mixer):
             rate=rate,
             rate_max=rate_max,
         )
-        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
-        self.memory_norm = nn.RMSNorm(width, eps=1e-6)
+        self._norms(width)
+
+    @abstractmethod
+    def _norms(self, width: int) -> None:
+        """Make the norms that stand where the two meet."""
 
     def reset_parameters(self) -> None:
-        """Nothing: the branches draw their own."""
+        """Nothing: the layers draw their own."""
+
+
+class TitansMAG(_BesideWindow):
+    """Memory as gate, arXiv 2501.00663, section 4.2, eq. 26-28: o = norm(y) * sigmoid(norm(M(x))).
+
+    y is attention over a sliding window, M(x) the neural memory of the same tokens. The persistent tokens are in view
+    of attention at every place, and are what the memory reads first. Both branches are normed with learned vectors;
+    of the paper's non-linearity we put the sigmoid on the memory's.
+
+    window      tokens that attention looks at, itself included
+    persistent  learned tokens
+    theta       base of the rotary frequencies
+    the others  of `Titans`
+
+    >>> y, state = TitansMAG(16, heads=2, window=4, chunk=4)(torch.randn(1, 6, 16))
+    >>> y.shape, state.attention.keys.shape
+    (torch.Size([1, 6, 16]), torch.Size([1, 2, 3, 8]))
+    """
+
+    def _norms(self, width: int) -> None:
+        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
+        self.memory_norm = nn.RMSNorm(width, eps=1e-6)
 
     def init_state(self, batch: int, *, dtype: torch.dtype, device: torch.device | str) -> BesideState:
         """The memory after the persistent tokens, and an empty window."""
@@ -435,7 +447,7 @@ class TitansMAG(Mixer):
         return out, BesideState(memory=memory, attention=attention)
 
 
-class TitansMAL(Mixer):
+class TitansMAL(_BesideWindow):
     """Memory as layer, arXiv 2501.00663, section 4.3, eq. 29-31: the memory, then attention over a window of its outputs.
 
         y = M(x),   o = y + Attn(norm(x + y))
@@ -454,43 +466,8 @@ class TitansMAL(Mixer):
     (torch.Size([1, 6, 16]), torch.Size([1, 2, 3, 8]))
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        *,
-        window: int = 64,
-        persistent: int = 4,
-        depth: int = 2,
-        expansion: int = 2,
-        norm: bool = True,
-        chunk: int = 64,
-        conv: int = 4,
-        momentum: bool = True,
-        rate: float = 0.1,
-        rate_max: float = 1.0,
-        theta: float = 10_000.0,
-    ) -> None:
-        super().__init__()
-        check_whole("window", window, unit=" of tokens")
-        self.memory = Titans(
-            width,
-            heads,
-            depth=depth,
-            expansion=expansion,
-            norm=norm,
-            chunk=chunk,
-            conv=conv,
-            persistent=persistent,
-            momentum=momentum,
-            rate=rate,
-            rate_max=rate_max,
-        )
+    def _norms(self, width: int) -> None:
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.attention = Attention(width, heads, window=window, theta=theta)
-
-    def reset_parameters(self) -> None:
-        """Nothing: the layers draw their own."""
 
     def init_state(self, batch: int, *, dtype: torch.dtype, device: torch.device | str) -> BesideState:
         """Both layers after the persistent tokens."""
