@@ -91,7 +91,12 @@ _EVERY: dict[str, dict[str, Any]] = {
         "options": {"window": {"window": 32, "qk_norm": True}},
         "prime": {"share": 0.5, "period": 32, "rate": 1.0, "clip": 1.0},
     },
-    "hybrid": {"preset": "hybrid", "options": {"titans": {"chunk": 16}}},
+    # Two by two, so that two layers are enough for one of attention.
+    "hybrid": {
+        "preset": "hybrid",
+        "pattern": ["titans", "attention"],
+        "options": {"titans": {"chunk": 16}},
+    },
 }
 
 SUITES: dict[str, Suite] = {
