@@ -74,8 +74,7 @@ class Attention(Mixer):
         self, x: Tensor, state: State | None = None, *, prefix: Tensor | None = None
     ) -> tuple[Tensor, KeyValues]:
         """x [B, T, D] -> y [B, T, D]. `prefix` [P, D] are tokens that every token sees, without a position."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, KeyValues)
+        past = self.past(x, state, KeyValues)
         q, k, v = (split_heads(each, self.heads) for each in self.qkv(x).chunk(3, -1))
         cos, sin = rotary(past.position, x.shape[1], q.shape[-1], self.theta, q)
         q, k = (rotated(each, cos, sin) for each in (self.query_norm(q), self.key_norm(k)))

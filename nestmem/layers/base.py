@@ -6,13 +6,17 @@ Legend of shapes: B batch, T tokens, D width, H heads, K width of a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestmem.core import State, state
+from nestmem.core.checks import check_class
 from nestmem.errors import InputError
+
+S = TypeVar("S", bound=State)
 
 
 @state
@@ -46,6 +50,17 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the parameters that are this module's own, children apart."""
+
+    def past(self, x: Tensor, state: State | None, kind: type[S]) -> S:
+        """The state to go on from: the given one, of this kind, or that before the first token of x [B, T, D].
+
+        Raises InputError for the state of another layer.
+        """
+        if state is None:
+            state = self.init_state(x.shape[0], dtype=x.dtype, device=x.device)
+        check_class(state, kind)
+        assert isinstance(state, kind)
+        return state
 
 
 class ShortConv(nn.Module):

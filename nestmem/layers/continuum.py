@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestmem.core import InnerOptimizer, State, Weights, state
-from nestmem.core.checks import check_class, check_whole, state_dtype
+from nestmem.core.checks import check_whole, state_dtype
 from nestmem.errors import InputError
 from nestmem.layers.base import Mixer
 from nestmem.layers.fast import FastLevel, inner_optimizer, merge
@@ -171,9 +171,7 @@ class ContinuumMemory(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, ContinuumState]:
         """[B, T, D] -> what the block adds, [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        check_class(past, ContinuumState)
-        assert isinstance(past, ContinuumState)
+        past = self.past(x, state, ContinuumState)
         levels = dict(zip(map(str, self._written()), self._levels(), strict=True))
         total, memories = torch.zeros_like(x), dict(past.memories)
         for i, mlp in enumerate(self.mlps):

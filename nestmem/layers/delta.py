@@ -75,8 +75,8 @@ class DeltaNet(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, LayerState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, LayerState) and isinstance(past.memory, MemoryState)
+        past = self.past(x, state, LayerState)
+        assert isinstance(past.memory, MemoryState)
         mixed, tail = self.conv(self.qkv(x), past.tail)
         q, k, v = (split_heads(each, self.heads) for each in mixed.chunk(3, -1))
         rate = torch.sigmoid(self.rate(x)).mT

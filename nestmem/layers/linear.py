@@ -42,8 +42,8 @@ class Retention(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, LayerState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, LayerState) and isinstance(past.memory, MemoryState)
+        past = self.past(x, state, LayerState)
+        assert isinstance(past.memory, MemoryState)
         q, k, v = (split_heads(each, self.heads) for each in self.qkv(x).chunk(3, -1))
         cos, sin = rotary(past.memory.position, x.shape[1], q.shape[-1], self.theta, q)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)

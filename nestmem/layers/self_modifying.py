@@ -169,8 +169,8 @@ class SelfModifying(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, LayerState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, LayerState) and isinstance(past.memory, MemoryState)
+        past = self.past(x, state, LayerState)
+        assert isinstance(past.memory, MemoryState)
         kind = state_dtype(x)
         mixed, tail = (x, None) if self.conv is None else self.conv(x, past.tail)
         seen = unit(split_heads(mixed.to(kind), self.heads))

@@ -168,8 +168,7 @@ class Titans(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, LayerState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, LayerState)
+        past = self.past(x, state, LayerState)
         return self._read_and_write(x, past)
 
     def _read_and_write(self, x: Tensor, past: LayerState) -> tuple[Tensor, LayerState]:
@@ -296,8 +295,7 @@ class TitansMAC(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, SegmentState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, SegmentState)
+        past = self.past(x, state, SegmentState)
         asked, tail = self.ask(x), None
         asked, tail = (F.silu(asked), None) if self.ask_conv is None else self.ask_conv(asked, past.tail)
         kind = state_dtype(x)
@@ -439,8 +437,7 @@ class TitansMAG(_BesideWindow):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, BesideState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, BesideState)
+        past = self.past(x, state, BesideState)
         y, attention = self.attention(x, past.attention, prefix=self.memory.persistent)
         read, memory = self.memory(x, past.memory)
         out = self.attention_norm(y) * torch.sigmoid(self.memory_norm(read))
@@ -480,8 +477,7 @@ class TitansMAL(_BesideWindow):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, BesideState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, BesideState)
+        past = self.past(x, state, BesideState)
         read, memory = self.memory(x, past.memory)
         y, attention = self.attention(self.norm(x + read), past.attention)
         return read + y, BesideState(memory=memory, attention=attention)

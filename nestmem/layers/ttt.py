@@ -114,8 +114,8 @@ class TTT(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, LayerState]:
         """[B, T, D] -> [B, T, D]."""
-        past = self.init_state(x.shape[0], dtype=x.dtype, device=x.device) if state is None else state
-        assert isinstance(past, LayerState) and isinstance(past.memory, MemoryState)
+        past = self.past(x, state, LayerState)
+        assert isinstance(past.memory, MemoryState)
         mixed, tail = self.qkv(x), None
         if self.conv is not None:
             mixed, tail = self.conv(mixed, past.tail)

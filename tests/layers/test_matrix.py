@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from nestmem.core import load_state, save_state
+from nestmem.errors import InputError
 from nestmem.layers import (
     TTT,
     Attention,
@@ -190,6 +191,15 @@ def test_the_state_has_one_size(name, tokens):
         assert late.bytes() > early.bytes()
     else:
         assert late.bytes() == early.bytes()
+
+
+@every_layer
+def test_the_state_of_another_layer_is_refused(name, tokens):
+    layer = make(name)
+    other = Attention(WIDTH, HEADS) if not isinstance(layer, Attention) else DeltaNet(WIDTH, HEADS)
+    _, state = other.double()(tokens)
+    with pytest.raises(InputError, match=r"state is a \w+ from init; got (KeyValues|LayerState)"):
+        layer(tokens, state)
 
 
 @every_layer

@@ -28,11 +28,9 @@ from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
     FixedLength,
-    Length,
     LogitsFunction,
     generator,
     make_batch,
-    one_length,
 )
 from nestmem.evals.tasks.haystack import anywhere, between, part, sentences
 
@@ -131,10 +129,8 @@ class Babi(FixedLength):
     def name(self) -> str:
         return "babi"
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
         """`size` questions drawn at random from a split."""
-        length = one_length(self.name, self.length if length is None else length)
-        rng = generator(self.name, self.seed, split, step, size, length)
         asked = self.questions[split]
         return self.batch_of([asked[i] for i in rng.integers(len(asked), size=size)], rng, length, split)
 

@@ -9,6 +9,7 @@ step alone, so a run can be resumed, and two models see the same data in the sam
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -86,11 +87,13 @@ class Scored:
         return token_accuracy(logits, batch)
 
 
-class FixedLength(Scored):
+class FixedLength(Scored, ABC):
     """A task whose sequences have `length` tokens in training and `lengths` in the tests."""
 
+    name: str
     length: int
     lengths: tuple[int, ...]
+    seed: int
 
     @property
     def train_length(self) -> int:
@@ -101,6 +104,23 @@ class FixedLength(Scored):
     def test_lengths(self) -> tuple[int, ...]:
         """Tokens of test sequences, the last ones longer than in training."""
         return self.lengths
+
+    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
+        """`size` sequences of `length` tokens each, the training length when None. InputError for one too short."""
+        tokens = one_length(self.name, self.length if length is None else length)
+        self._check(tokens)
+        return self._draw(generator(self.name, self.seed, split, step, size, tokens), size, tokens, split)
+
+    def _check(self, length: int) -> None:
+        """Raise InputError for a length that the task does not fit in."""
+
+    def _check_lengths(self) -> None:
+        for length in (self.length, *self.lengths):
+            self._check(length)
+
+    @abstractmethod
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens, which fit."""
 
 
 def generator(name: str, seed: int, split: str, step: int, size: int, length: Length) -> np.random.Generator:

@@ -36,10 +36,7 @@ from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
     FixedLength,
-    Length,
-    generator,
     make_batch,
-    one_length,
 )
 
 
@@ -73,8 +70,7 @@ class Recall(FixedLength):
             raise InputError(
                 f"vocab_size is {self.vocab_size} with {self.noise_vocab} for noise; expected at least 2 more"
             )
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -84,11 +80,8 @@ class Recall(FixedLength):
         if length % 2 or length < 4:
             raise InputError(f"length is {length}; expected an even number of at least 4, for two pairs")
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None)."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens."""
         rows, pairs = np.arange(size), length // 2
         words = self.vocab_size - self.noise_vocab
         keys = rng.integers(words // 2, size=(size, pairs))
@@ -137,8 +130,7 @@ class FuzzyRecall(FixedLength):
                 f"motif is {self.motif} with vocab_size {self.vocab_size}; expected at least 1, and a vocabulary of "
                 f"at least {2 * max(self.motif, 1) + 1}, so that each half holds a motif of different tokens"
             )
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -150,11 +142,8 @@ class FuzzyRecall(FixedLength):
                 f"length is {length}; expected at least {4 * self.motif}, for two pairs of motifs of {self.motif}"
             )
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None)."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens."""
         half, words = (self.vocab_size - 1) // 2, self.vocab_size - 1
         # As many pairs as could ever be needed, drawn at once; a row takes from the front of its own.
         pairs = length // 2
@@ -205,8 +194,7 @@ class SelectiveCopying(FixedLength):
             raise InputError(
                 f"vocab_size is {self.vocab_size} and copied {self.copied}; expected at least 3 and 1"
             )
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -219,11 +207,8 @@ class SelectiveCopying(FixedLength):
                 "give a larger length or fewer tokens to copy"
             )
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None)."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens."""
         blank, copy = self.vocab_size - 2, self.vocab_size - 1
         told = rng.integers(blank, size=(size, self.copied))
         space = length - self.copied - 1
@@ -258,8 +243,7 @@ class Memorization(FixedLength):
             raise InputError(
                 f"vocab_size is {self.vocab_size}; expected at least 3: a key, a value, a question"
             )
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -277,11 +261,8 @@ class Memorization(FixedLength):
         half = (self.vocab_size - 1) // 2
         return half + np.random.default_rng(self.table_seed).permutation(self.vocab_size - 1 - half)[:half]
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None)."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens."""
         table = self.table
         keys = rng.integers(len(table), size=(size, length // 2))
         tokens = np.full((size, length), self.vocab_size - 1, dtype=np.int64)
@@ -315,8 +296,7 @@ class Compression(FixedLength):
                 f"words is {self.words} with vocab_size {self.vocab_size}; expected at least 2 words, and a "
                 "vocabulary of 2 tokens more for start and compression"
             )
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -326,11 +306,8 @@ class Compression(FixedLength):
         if length < 3:
             raise InputError(f"length is {length}; expected at least 3: start, one token, compression")
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None), two of them the task's own."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens, two of them the task's own."""
         tokens = rng.integers(self.words, size=(size, length))
         tokens[:, 0], tokens[:, -1] = self.words, self.words + 1
         labels = np.full((size, length), IGNORE, dtype=np.int64)

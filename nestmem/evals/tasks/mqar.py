@@ -31,10 +31,7 @@ from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
     FixedLength,
-    Length,
-    generator,
     make_batch,
-    one_length,
 )
 
 FILLERS = ("noise", "blank")
@@ -71,8 +68,7 @@ class Mqar(FixedLength):
             raise InputError(f"filler is {self.filler!r}; expected one of {', '.join(FILLERS)}")
         if self.power <= 0:
             raise InputError(f"power is {self.power}; expected above 0 (1 is uniform, 0.01 as in the paper)")
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -85,11 +81,8 @@ class Mqar(FixedLength):
                 f"{self.pairs} pairs; give a larger length or fewer pairs"
             )
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None)."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens."""
         half, told = self.vocab_size // 2, 2 * self.pairs
         shuffled = 1 + rng.random((size, half - 1)).argsort(axis=1)
         keys, others = shuffled[:, : self.pairs], shuffled[:, self.pairs :]

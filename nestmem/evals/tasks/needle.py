@@ -41,10 +41,7 @@ from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
     FixedLength,
-    Length,
-    generator,
     make_batch,
-    one_length,
 )
 from nestmem.evals.tasks.haystack import anywhere, between, part, sentences
 
@@ -106,8 +103,7 @@ class Needle(FixedLength):
             raise InputError(
                 f"needles is {self.told} with {self.keys} keys; each needle needs a key of its own"
             )
-        for length in (self.length, *self.lengths):
-            self._check(length)
+        self._check_lengths()
 
     @property
     def name(self) -> str:
@@ -147,11 +143,8 @@ class Needle(FixedLength):
                 f"needs {self._fixed} without any haystack; give a larger length or fewer needles"
             )
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
-        """`size` sequences of `length` tokens (the training length when None)."""
-        length = one_length(self.name, self.length if length is None else length)
-        self._check(length)
-        rng = generator(self.name, self.seed, split, step, size, length)
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
+        """`size` sequences of `length` tokens."""
         keys = SPECIAL + rng.random((size, self.keys)).argsort(axis=1)
         keys = np.repeat(keys[:, :1], self.told, axis=1) if KINDS[self.kind].one_key else keys[:, : self.told]
         first_value = SPECIAL + self.keys
@@ -280,10 +273,8 @@ class TextNeedle(FixedLength):
     def name(self) -> str:
         return f"needle_text_{self.kind}"
 
-    def batch(self, step: int, size: int, *, length: Length | None = None, split: str = "train") -> Batch:
+    def _draw(self, rng: np.random.Generator, size: int, length: int, split: str) -> Batch:
         """`size` sequences of exactly `length` tokens; the last sentence of the haystack is cut to fit."""
-        length = one_length(self.name, self.length if length is None else length)
-        rng = generator(self.name, self.seed, split, step, size, length)
         rows = [self._row(rng, length, split) for _ in range(size)]
         return make_batch(np.array([tokens for tokens, _ in rows]), np.array([labels for _, labels in rows]))
 
