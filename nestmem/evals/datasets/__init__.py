@@ -1,0 +1,1 @@
+"""Data sets and generators of the judge: `nestmem.evals.datasets.base` says what they yield."""
