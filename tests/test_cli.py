@@ -349,8 +349,12 @@ def test_eval_personas_generates_held_out_lives(cli: Cli, tmp_path: Path) -> Non
     assert record["lives"] == 2
 
 
-def test_eval_locomo(cli: Cli, tmp_path: Path) -> None:
-    turns = [{"speaker": "Ann", "dia_id": "D1:1", "text": "I adopted a cat named Oscar last week."}]
+def locomo(tmp_path: Path) -> None:
+    """One conversation in LoCoMo's form, in data/locomo."""
+    turns = [
+        {"speaker": "Ann", "dia_id": "D1:1", "text": "I adopted a cat named Oscar last week."},
+        {"speaker": "Bob", "dia_id": "D1:2", "text": "Mine sleeps all day."},
+    ]
     sample = {
         "sample_id": "conv-1",
         "conversation": {
@@ -361,13 +365,60 @@ def test_eval_locomo(cli: Cli, tmp_path: Path) -> None:
         },
         "qa": [{"question": "Who is Oscar?", "answer": "a cat", "evidence": ["D1:1"], "category": 4}],
     }
-    (tmp_path / "locomo.json").write_text(json.dumps([sample]), encoding="utf-8")
-    done = cli("eval", "locomo", "--data", "locomo.json", "--json", "r.json")
+    (tmp_path / "data" / "locomo").mkdir(parents=True)
+    (tmp_path / "data" / "locomo" / "locomo.json").write_text(json.dumps([sample]), encoding="utf-8")
+
+
+def test_eval_run_score_compare_and_report(cli: Cli, tmp_path: Path) -> None:
+    locomo(tmp_path)
+    words = ["--data", "data", "--embedder", "none", "--system", "ours-text", "--system", "recent"]
+    done = cli("eval", "run", "locomo", *words)
     assert done.code == 0, done
-    record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert record["evidence"]["500"]["share"] == 1.0
-    assert "recall p50" in done.out
-    one_line(cli("eval", "locomo", "--data", "none.json"), "none.json")
+    assert "1 streams, 1 questions; about" in done.out and "minutes in all" in done.out
+    scores = (tmp_path / "runs" / "locomo" / "scores.json").read_bytes()
+    assert json.loads(scores)["systems"]["ours-text"]["scores"]["evidence_share"]["mean"] == 1.0
+    again = cli("eval", "score", "runs/locomo")
+    assert again.code == 0 and (tmp_path / "runs" / "locomo" / "scores.json").read_bytes() == scores
+    compared = cli("eval", "compare", "runs/locomo#ours-text", "runs/locomo#recent", "--json")
+    assert json.loads(compared.out)["pairs"][0]["scores"]["evidence_all"]["difference"]["mean"] == 0.0
+    told = cli("eval", "report", "runs/locomo")
+    assert told.code == 0, told
+    page = (tmp_path / "runs" / "locomo" / "report.html").read_text(encoding="utf-8")
+    assert "LoCoMo" in page and "Oscar" not in page
+
+
+def test_eval_run_says_the_cost_and_stops(cli: Cli, tmp_path: Path) -> None:
+    locomo(tmp_path)
+    done = cli("eval", "run", "locomo", "--data", "data", "--embedder", "none", "--dry-run")
+    assert done.code == 0 and "minutes in all" in done.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_eval_lists_tasks_and_systems(cli: Cli) -> None:
+    tasks, systems = cli("eval", "list"), cli("eval", "systems")
+    assert "longmemeval_s" in tasks.out and "CC BY-NC" in tasks.out
+    assert "ours-text" in systems.out and "bm25s" in systems.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "locomo"], "give its folder with --data"),
+        (["run", "locomo", "--data", "data"], "Get it with: nestmem eval fetch locomo"),
+        (["run", "lokomo"], "there is no task 'lokomo'"),
+        (["run", "lives", "--option", "lives"], "expected name=value"),
+        (["run", "lives", "--option", "people=3"], "lives has no option people"),
+        (["run", "lives", "--system", "bm52"], "there is no system 'bm52'"),
+        (["run", "lives", "--system", "bm25:k=3"], "its options are: unit=turn"),
+        (["run", "lives", "--llm", "http://localhost:1", "--reader", "mini"], "one of them reads"),
+        (["score", "nowhere"], "nowhere holds no run"),
+        (["compare", "nowhere", "there"], "nowhere holds no run"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["fetch", "lives", "--data", "data"], "lives"),
+    ],
+)
+def test_eval_explains_what_it_cannot_do(cli: Cli, words: list[str], said: str) -> None:
+    one_line(cli("eval", *words), said)
 
 
 # --- bad input -------------------------------------------------------------------------------------

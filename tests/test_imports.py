@@ -33,7 +33,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": LIBRARY,
     # Trains and judges, so it stands on both leaves.
     "compare": LIBRARY | {"evals", "train"},
-    "cli": LIBRARY | {"evals", "train", "compare"},
+    # Reads runs and their scores, nothing else.
+    "report": {"evals", "errors"},
+    "cli": LIBRARY | {"evals", "train", "compare", "report"},
 }
 # These parts hold plain values only, at import and inside functions.
 NEVER_TORCH = {"__init__", "errors", "personas", "store", "agent"}

@@ -22,16 +22,17 @@ class Clocks:
     """When a memory moves from the fast to the medium level; only a sleep makes it slow.
 
     session: at the end of its session, that is once another session went on after it. flushes: once so many
-    later batches of its session came; a batch are the messages of one `observe` (those recorded at one moment).
+    later batches of its session came (0: at once); a batch are the messages of one `observe` (those recorded at one
+    moment).
     """
 
     session: bool = True
     flushes: int = 16
 
     def __post_init__(self) -> None:
-        if isinstance(self.flushes, bool) or not isinstance(self.flushes, int) or self.flushes < 1:
+        if isinstance(self.flushes, bool) or not isinstance(self.flushes, int) or self.flushes < 0:
             raise InputError(
-                f"Clocks(flushes={self.flushes!r}): expected a whole number of batches, at least 1"
+                f"Clocks(flushes={self.flushes!r}): expected a whole number of batches, at least 0"
             )
 
 

@@ -230,12 +230,15 @@ class Memory:
         budget_tokens: int | None = None,
         max_new_tokens: int = 32,
         exclude: Iterable[str] = (),
+        note: bool = True,
     ) -> Answer:
         """Answers from memory and says which half of it spoke.
 
         arm: "none" (the model alone), "text" (recalled text in the prompt, no weights), "weights" (no text),
         "both". budget_tokens: of recalled text; by default what the reader reads well, 500 without a model.
         exclude: event ids that recall must not quote (the question itself, in a chat).
+        note: whether the use of memories is counted and the live guard sees the answer; without, the answer
+        changes nothing that a later one depends on.
         """
         if arm not in ARMS:
             raise InputError(f"arm is {arm!r}, expected one of {', '.join(ARMS)}")
@@ -263,7 +266,8 @@ class Memory:
         events = list(dict.fromkeys([m.event_id for m in used]))
         if not events and spoken.spoke in ("text", "both"):
             events = answering.quoted(spoken.text, sources)
-        self._note_answer(where.owner, question, spoken, version, used, holding, reader)
+        if note:
+            self._note_answer(where.owner, question, spoken, version, used, holding, reader)
         return Answer(
             text=spoken.text,
             spoke=spoken.spoke,

@@ -7,7 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,12 +55,23 @@ class ChatEndpoint:
         """The model and the host, for reports. Never the key."""
         return f"{self.model} at {urlsplit(self.url).netloc}"
 
-    def chat(self, messages: Chat, *, max_tokens: int = 256) -> str:
-        """The answer's text. Raises LLMError when the endpoint is down, refuses, or answers junk."""
-        body = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+    def chat(
+        self,
+        messages: Chat,
+        *,
+        max_tokens: int = 256,
+        extra: Mapping[str, Any] = {},
+        headers: Mapping[str, str] = {},
+    ) -> str:
+        """The answer's text. Raises LLMError when the endpoint is down, refuses, or answers junk.
+
+        extra: more fields of the body ("user"). headers: more headers; neither replaces what is sent anyway.
+        """
+        own = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        body = {**extra, **own}
         for attempt in range(self._retries + 1):
             try:
-                return _content(self._post(body), self.url)
+                return _content(self._post(body, headers), self.url)
             except urllib.error.HTTPError as error:
                 reason = f"HTTP {error.code} {error.reason}"
                 if error.code not in RETRIED:
@@ -78,8 +89,8 @@ class ChatEndpoint:
             "is the server running?"
         )
 
-    def _post(self, body: dict[str, Any]) -> bytes:
-        headers = {"Content-Type": "application/json"}
+    def _post(self, body: dict[str, Any], more: Mapping[str, str]) -> bytes:
+        headers = {**more, "Content-Type": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
@@ -88,11 +99,17 @@ class ChatEndpoint:
 
 
 def _content(raw: bytes, url: str) -> str:
-    """The text of the first choice of a chat completion."""
+    """The text of the first choice of a chat completion. LLMError "... refused to answer: WHY" when the model
+    refused, or a filter of the server took its answer away."""
     try:
-        content = json.loads(raw)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        choice = json.loads(raw)["choices"][0]
+        content = choice["message"]["content"]
+        filtered = "content_filter" if choice.get("finish_reason") == "content_filter" else None
+        refusal = choice["message"].get("refusal") or filtered
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise LLMError(f"{url} answered something that is no chat completion: {raw[:200]!r}") from error
+    if refusal:
+        raise LLMError(f"{url} refused to answer: {refusal}")
     if not isinstance(content, str) or not content.strip():
         raise LLMError(f"{url} answered an empty message")
     return content.strip()

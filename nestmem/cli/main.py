@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestmem.cli import show
+from nestmem.cli import judge, show
 from nestmem.cli.compare import comparing
 from nestmem.cli.options import Where, debugging, on_memory, quiet_libraries
 from nestmem.cli.train import training
@@ -29,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 evaluations = typer.Typer(help="Measure a memory.", no_args_is_help=True)
+judge.commands(evaluations)
 app.add_typer(evaluations, name="eval")
 app.add_typer(training, name="train")
 app.add_typer(comparing, name="compare")
@@ -375,23 +376,6 @@ def eval_personas(
     arms: list[Arm] = [_arm(name.strip()) for name in arm.split(",")]
     made = {"lives": lives, "sessions": sessions, "facts": facts, "seed": seed}
     personas(where, data=data, made=made, arms=arms, budget=budget, json_path=json, log_path=log)
-
-
-@evaluations.command("locomo")
-def eval_locomo(
-    data: Annotated[Path, typer.Option("--data", help="The folder or file of LoCoMo conversations.")],
-    embedder: Annotated[
-        str, typer.Option("--embedder", envvar="NESTMEM_EMBEDDER", help="As in the other commands.")
-    ] = "auto",
-    json: Annotated[Path | None, typer.Option("--json", help="Write the whole record here.")] = None,
-) -> None:
-    """Evidence recall on the LoCoMo conversations, by token budget and question category."""
-    from nestmem.cli.evaluate import check_folder
-    from nestmem.evals import locomo
-
-    check_folder(json)
-    quiet_libraries()
-    show.line(locomo.render(locomo.run(data, embedder=embedder, json_path=json)))
 
 
 @evaluations.command("task")

@@ -117,7 +117,8 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def append_lines(path: Path, lines: Sequence[Line]) -> None:
     """Appends the lines of one stream as one gzip member without a time in it: equal lines, equal bytes."""
-    text = "".join(dump(line) + "\n" for line in lines).encode()
+    # A reply may hold half a surrogate pair, which no file can: it becomes "?".
+    text = "".join(dump(line) + "\n" for line in lines).encode("utf-8", "replace")
     with path.open("ab") as file:
         file.write(gzip.compress(text, mtime=0))
         file.flush()

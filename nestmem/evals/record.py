@@ -39,17 +39,18 @@ def environment() -> dict[str, Any]:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes the whole record or nothing. Numbers that do not exist (nan) become null."""
-    text = json.dumps(_plain(record), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(plain(record), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: keys as text, sequences as lists, numbers to six places, nan as null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return round(value, 6) if value == value and abs(value) != float("inf") else None
     return value

@@ -107,6 +107,19 @@ def test_an_update_supersedes_and_the_past_can_be_asked_for():
     assert then.valid_to == START + timedelta(days=30)
 
 
+def test_an_answer_without_a_note_leaves_no_trace():
+    memory = open_memory()
+    memory.observe("My dog is called Biscuit.")
+    memory.learn()
+    for arm in ("text", "weights", "both"):
+        assert "Biscuit" in memory.answer("What is my dog's name?", arm=arm, note=False).text
+    assert memory.ledger.uses(Scope()) == {}
+    assert not memory._live._given
+    memory.answer("What is my dog's name?", arm="weights")
+    assert [use.uses for use in memory.ledger.uses(Scope()).values()] == [1]
+    assert memory._live._given
+
+
 def test_an_older_statement_that_arrives_later_changes_nothing_now():
     memory = open_memory()
     memory.observe("I moved to York.", occurred_at=START + timedelta(days=30))

@@ -243,8 +243,11 @@ def test_a_long_session_moves_by_batches():
     tell(memory, FACTS[:2], session="a")
     tell(memory, FACTS[2:], session="b", hour=1)
     assert levels(memory) == {"fast": 4}
+    memory = new_memory(clocks=Clocks(flushes=0))
+    tell(memory, FACTS)
+    assert levels(memory) == {"medium": 4}
     with pytest.raises(InputError, match="flushes"):
-        Clocks(flushes=0)
+        Clocks(flushes=-1)
 
 
 def test_a_rule_that_does_not_add_is_told_what_remains():

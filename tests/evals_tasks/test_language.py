@@ -11,8 +11,9 @@ import torch
 
 from nestmem.adapters.fast_weights import mini_folder
 from nestmem.errors import InputError
+from nestmem.evals import files
 from nestmem.evals.stats import clustered_mean
-from nestmem.evals.tasks import files, language
+from nestmem.evals.tasks import language
 from nestmem.evals.tasks.language import (
     Text,
     Variant,
@@ -258,7 +259,7 @@ def test_what_is_said_about_missing_and_broken_files(tmp_path):
     path = folder / "books.jsonl.xz"
     cases = [
         (lzma.compress(b"{}"), "line 1 has no id, text"),
-        (lzma.compress(b"[1]"), "line 1 has no id, text"),
+        (lzma.compress(b"[1]"), "record 1 has no id, text"),
         (lzma.compress(b'{"id": 1'), "line 1 is not JSON"),
         (lzma.compress(b"\n"), "is empty"),
         (lzma.compress(b"\xff\xfe"), "cannot be read as text"),
@@ -272,4 +273,4 @@ def test_what_is_said_about_missing_and_broken_files(tmp_path):
     path.unlink()
     (folder / "books.jsonl.gz").write_bytes(gzip.compress(b"{}" * 99)[:15])
     with pytest.raises(InputError, match="cannot be read as text"):
-        files.text(files.find(tmp_path, "pg19_books", "books.jsonl"))
+        files.text(files.find_set(tmp_path, "pg19_books", "books.jsonl"))

@@ -1,1 +1,1 @@
-"""Data sets and generators of the judge: `nestmem.evals.datasets.base` says what they yield."""
+"""Data sets and generators of the judge: `base` says what they yield, `catalogue` has them by name."""

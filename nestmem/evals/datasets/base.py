@@ -180,6 +180,18 @@ def after_all(turns: Sequence[Turn]) -> int:
     return len(turns)
 
 
+def load(task: Task, data: Path | None, options: Mapping[str, int | str]) -> Dataset:
+    """The task's data set: read from its folder under `data`, or generated. InputError when it is not there, is
+    not what it should be, or holds no question."""
+    folder = None if task.folder is None else data_folder(data, task)
+    dataset = task.load(folder, **options)
+    if not dataset.questions:
+        raise InputError(
+            f"{task.name} with {dict(options)} has no question; give it more data, or other options"
+        )
+    return dataset
+
+
 def data_folder(data: Path | None, task: Task) -> Path:
     """The folder of a task's data under `data`. InputError when none was given or it is not there."""
     if data is None:

@@ -1,1 +1,2 @@
-"""What is judged: memories, retrievers, and what they are compared with, behind one protocol."""
+"""What is judged: memories, retrievers, and what they are compared with, behind the protocol of `base`; `catalogue`
+has them by name."""

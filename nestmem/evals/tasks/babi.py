@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from nestmem.errors import InputError
+from nestmem.evals import files
 from nestmem.evals.stats import clustered_share
-from nestmem.evals.tasks import files
 from nestmem.evals.tasks.base import (
     IGNORE,
     Batch,
@@ -54,7 +54,7 @@ def read(data: Path, tasks: Sequence[int] = TASKS) -> dict[str, tuple[Question, 
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown or not tasks:
         raise InputError(f"tasks are {list(tasks)}; expected some of 1 to 20")
-    path = files.find(data, "babi", "babi_en_1k.jsonl")
+    path = files.find_set(data, "babi", "babi_en_1k.jsonl")
     found: dict[str, list[Question]] = {"train": [], "validation": [], "test": []}
     seen = set()
     for row in files.rows(path, ("task", "name", "split", "text")):

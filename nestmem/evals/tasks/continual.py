@@ -32,8 +32,8 @@ from torch.nn import functional
 
 from nestmem.embedders import Embedder
 from nestmem.errors import InputError
+from nestmem.evals import files
 from nestmem.evals.stats import clustered_mean, clustered_share
-from nestmem.evals.tasks import files
 from nestmem.models import MemoryCache
 
 VERSION = "continual/1"
@@ -86,7 +86,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
 def read(data: Path, name: str) -> dict[str, list[tuple[str, str]]]:
     """(text, class) pairs by split: train, test. CLINC150 without what is out of its scope."""
     if name == "clinc150":
-        path = files.find(data, "clinc150", "data_full.json")
+        path = files.find_set(data, "clinc150", "data_full.json")
         try:
             whole = json.loads(files.text(path))
             return {split: [(text, label) for text, label in whole[split]] for split in ("train", "test")}
@@ -97,7 +97,7 @@ def read(data: Path, name: str) -> dict[str, list[tuple[str, str]]]:
     if name == "banking77":
         found = {}
         for split in ("train", "test"):
-            path = files.find(data, "banking77", f"{split}.csv")
+            path = files.find_set(data, "banking77", f"{split}.csv")
             rows = list(csv.DictReader(io.StringIO(files.text(path))))
             if not rows or not {"text", "category"} <= set(rows[0]):
                 raise InputError(f"{path} is not Banking77's CSV; expected the columns text and category")

@@ -43,8 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestmem.errors import InputError
+from nestmem.evals import files
 from nestmem.evals.stats import Z95, Estimate
-from nestmem.evals.tasks import files
 from nestmem.evals.tasks.base import LogitsFunction
 
 VERSION = "language/1"
@@ -82,13 +82,13 @@ class Variant:
 def read(data: Path, name: str) -> list[Text]:
     """The documents of a set, in the order of its file: articles, stories or books."""
     if name == "wikitext2":
-        return _articles(files.text(files.find(data, "wikitext2", "test.txt")))
+        return _articles(files.text(files.find_set(data, "wikitext2", "test.txt")))
     if name == "tinystories":
-        whole = files.text(files.find(data, "tinystories_sample", "tinystories_sample.txt"))
+        whole = files.text(files.find_set(data, "tinystories_sample", "tinystories_sample.txt"))
         stories = [story.strip() for story in whole.split("<|endoftext|>")]
         return [Text(id=str(number), text=story) for number, story in enumerate(stories) if story]
     if name == "pg19":
-        books = files.rows(files.find(data, "pg19_books", "books.jsonl"), ("id", "text"))
+        books = files.rows(files.find_set(data, "pg19_books", "books.jsonl"), ("id", "text"))
         return [Text(id=str(book["id"]), text=book["text"].strip()) for book in books]
     raise InputError(f"no text is called {name!r}; expected one of {', '.join(SETS)}")
 

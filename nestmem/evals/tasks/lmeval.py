@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from nestmem.errors import InputError, MissingExtra
+from nestmem.evals import files
 from nestmem.evals.stats import wilson
-from nestmem.evals.tasks import files
 
 VERSION = "lmeval/1"
 PREFIX = "nestmem_"
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def _piqa(data: Path) -> list[Row]:
-    rows = files.rows(files.find(data, "piqa", "valid.jsonl"), ("goal", "sol1", "sol2", "label"))
+    rows = files.rows(files.find_set(data, "piqa", "valid.jsonl"), ("goal", "sol1", "sol2", "label"))
     return [
         {
             "query": f"Question: {r['goal']}\nAnswer:",
@@ -47,7 +47,7 @@ def _piqa(data: Path) -> list[Row]:
 
 
 def _hellaswag(data: Path) -> list[Row]:
-    rows = files.rows(files.find(data, "hellaswag", "val.jsonl"), ("ctx", "label", "endings"))
+    rows = files.rows(files.find_set(data, "hellaswag", "val.jsonl"), ("ctx", "label", "endings"))
     return [
         {"query": _clean(r["ctx"]), "choices": list(map(_clean, r["endings"])), "gold": int(r["label"])}
         for r in rows
@@ -61,7 +61,7 @@ def _clean(text: str) -> str:
 
 
 def _boolq(data: Path) -> list[Row]:
-    rows = files.rows(files.find(data, "boolq", "val.jsonl"), ("question", "passage", "label"))
+    rows = files.rows(files.find_set(data, "boolq", "val.jsonl"), ("question", "passage", "label"))
     return [
         {
             "query": f"{r['passage']}\nQuestion: {r['question']}?\nAnswer:",
@@ -74,7 +74,7 @@ def _boolq(data: Path) -> list[Row]:
 
 def _arc(file: str) -> Callable[[Path], list[Row]]:
     def read(data: Path) -> list[Row]:
-        path = files.find(data, "ai2_arc", file)
+        path = files.find_set(data, "ai2_arc", file)
         found = []
         for r in files.rows(path, ("question", "answerKey")):
             choices = r["question"]["choices"]
@@ -94,7 +94,7 @@ def _arc(file: str) -> Callable[[Path], list[Row]]:
 
 
 def _lambada(data: Path) -> list[Row]:
-    rows = files.rows(files.find(data, "lambada", "lambada_test.jsonl"), ("text",))
+    rows = files.rows(files.find_set(data, "lambada", "lambada_test.jsonl"), ("text",))
     found = []
     for r in rows:
         context, _, word = r["text"].rpartition(" ")

@@ -1,0 +1,340 @@
+"""`nestmem eval list|systems|fetch|run|score|compare|report`: agent memories, judged by what they answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nestmem.cli import show
+from nestmem.cli.options import quiet_libraries
+from nestmem.errors import InputError
+
+if TYPE_CHECKING:
+    from nestmem.embedders import Embedder
+    from nestmem.evals.cost import Cost
+    from nestmem.evals.datasets.base import Dataset, Task
+    from nestmem.evals.running import Plan
+    from nestmem.evals.systems.base import Reader
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="NESTMEM_DATA", help="The folder that holds one folder for each data set."),
+]
+Runs = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
+
+
+def commands(app: typer.Typer) -> None:
+    """Gives the judge's commands to `nestmem eval`."""
+    for name, function in (
+        ("list", list_tasks),
+        ("systems", list_systems),
+        ("fetch", fetch),
+        ("run", run),
+        ("score", score),
+        ("compare", compare),
+        ("report", report),
+    ):
+        app.command(name)(function)
+
+
+def list_tasks(data: Data = None) -> None:
+    """The tasks: version, where the data comes from, its licence, and whether it is here."""
+    from nestmem.evals.datasets.catalogue import TASKS
+
+    table = Table()
+    for column in ("task", "version", "data", "licence", "here", "options"):
+        table.add_column(column, overflow="fold")
+    for task in TASKS.values():
+        here = "generated" if task.folder is None else "-" if data is None else _here(data / task.folder)
+        options = " ".join(f"{key}={value}" for key, value in task.options.items())
+        table.add_row(
+            task.name, task.version, f"{task.title}. {task.source}", task.licence.name, here, options
+        )
+    show.out.print(table)
+
+
+def _here(folder: Path) -> str:
+    return "yes" if folder.is_dir() else "no"
+
+
+def list_systems() -> None:
+    """What can be judged, with the options that a name takes, as in bm25:unit=session."""
+    from nestmem.evals.systems.catalogue import KINDS
+
+    table = Table()
+    for column in ("system", "what it is", "options", "needs"):
+        table.add_column(column, overflow="fold")
+    for kind in KINDS.values():
+        options = ",".join(f"{key}={value}" for key, value in kind.options.items())
+        table.add_row(kind.name, kind.about, options, kind.needs or "")
+    show.out.print(table)
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="A task, as `nestmem eval list` names it.")],
+    data: Annotated[Path, typer.Option("--data", envvar="NESTMEM_DATA", help="Where data sets go.")],
+) -> None:
+    """Download a task's public data, with its licence beside it."""
+    from nestmem.evals.datasets import fetch as fetching
+
+    task = _task(name)
+    show.line(f"{task.title}: {task.licence.name}, from {task.source}")
+    for path in fetching.fetch(task, data, progress=lambda what: show.line(what, "dim")):
+        show.line(f"wrote {path}")
+
+
+def run(
+    names: Annotated[list[str], typer.Argument(help="Tasks, or 'all'.")],
+    data: Data = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", help="What is judged, as bm25:unit=session; may be given again."),
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option("--llm", envvar="NESTMEM_LLM", help="An OpenAI-compatible URL that reads: URL#model."),
+    ] = None,
+    reader: Annotated[
+        str,
+        typer.Option("--reader", help="'none', 'mini', a Hugging Face name or folder, or a scripted one."),
+    ] = "none",
+    embedder: Annotated[
+        str, typer.Option("--embedder", envvar="NESTMEM_EMBEDDER", help="As in the other commands.")
+    ] = "auto",
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="A file that keeps vectors from run to run.")
+    ] = None,
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 2000,
+    window: Annotated[int, typer.Option("--window", min=1, help="Tokens of a whole context.")] = 128_000,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="How many turns are ranked.")] = 50,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Of the task, as limit=20; may be given again.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Each task is a folder in this one.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+) -> None:
+    """Run systems over tasks; says the cost first, shows the progress, and goes on where it stopped."""
+    from nestmem.evals.datasets.catalogue import TASKS
+
+    quiet_libraries()
+    tasks = list(TASKS.values()) if names == ["all"] else [_task(name) for name in names]
+    if llm is not None and reader != "none":
+        raise InputError(f"both --llm {llm} and --reader {reader} were given; one of them reads")
+    options = _pairs(option or ())
+    with _Opened(llm or reader, embedder, cache) as opened:
+        prepared = []
+        for task in tasks:
+            chosen = {key: value for key, value in options.items() if len(tasks) == 1 or key in task.options}
+            plan = opened.plan(task, chosen, system, seed=seed)
+            prepared.append(opened.prepare(plan, data, (budget, window, depth)))
+        _show_costs(prepared)
+        if dry_run:
+            return
+        for plan, dataset, costs in prepared:
+            _run_one(opened, plan, dataset, costs, out)
+
+
+class _Opened:
+    """The reader and the embedder of a command, opened once."""
+
+    def __init__(self, reader: str, embedder: str, cache: Path | None) -> None:
+        from nestmem import embedders
+        from nestmem.evals import readers
+        from nestmem.evals.vectors import CachedEmbedder
+
+        key = os.environ.get("OPENAI_API_KEY")
+        self.spec = reader
+        self.reader: Reader = readers.load(reader, api_key=key)
+        self.embedder: Embedder | None = embedders.load(embedder, api_key=key)
+        self._cached = None
+        if self.embedder is not None and cache is not None:
+            self.embedder = self._cached = CachedEmbedder(self.embedder, cache)
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cached is not None:
+            self._cached.close()
+
+    def plan(self, task: Task, options: dict[str, str], systems: Sequence[str] | None, *, seed: int) -> Plan:
+        """The run of one task, before its sizes are known."""
+        from nestmem.evals.datasets.base import check_options
+        from nestmem.evals.running import Plan, choose
+        from nestmem.evals.systems.catalogue import DEFAULT, KINDS
+
+        if "seed" in task.options:
+            options = {"seed": str(seed), **options}
+        named = systems or [name for name in DEFAULT if self.embedder or KINDS[name].needs != "embedder"]
+        return Plan(
+            task=task,
+            options=check_options(task, options),
+            systems=tuple(choose(spec, KINDS) for spec in named),
+            reader=self.spec,
+            seed=seed,
+        )
+
+    def prepare(
+        self, plan: Plan, data: Path | None, sizes: tuple[int, int, int]
+    ) -> tuple[Plan, Dataset, list[Cost]]:
+        """The plan with its sizes, the data, and what it will cost."""
+        from dataclasses import replace
+
+        from nestmem.evals import cost
+        from nestmem.evals.datasets.base import load
+
+        budget, window, depth = sizes
+        plan = replace(plan, budget_tokens=budget, window_tokens=window, depth=depth)
+        with show.err.status(f"{plan.task.name}: reading, and trying each system on a few turns ..."):
+            dataset = load(plan.task, data, plan.options)
+            costs = cost.estimate(plan, dataset, reader=self.reader, embedder=self.embedder)
+        return plan, dataset, costs
+
+
+def _show_costs(prepared: Sequence[tuple[Plan, Dataset, list[Cost]]]) -> None:
+    total = 0.0
+    for plan, dataset, costs in prepared:
+        minutes = sum(cost.minutes for cost in costs)
+        total += minutes
+        size = f"{len(dataset.streams)} streams, {dataset.questions} questions"
+        each = ", ".join(f"{cost.system} {cost.minutes:.1f}" for cost in costs)
+        show.line(f"{plan.task.name}: {size}; about {minutes:.1f} minutes ({each})")
+        tokens = sum(cost.tokens_in for cost in costs)
+        if plan.reader != "none":
+            show.line(f"  about {tokens:,} tokens to read", "dim")
+    show.line(f"about {total:.1f} minutes in all, on this machine as it is now")
+
+
+def _run_one(opened: _Opened, plan: Plan, dataset: Dataset, costs: list[Cost], out: Path) -> None:
+    from nestmem.cli.evaluate import bar
+    from nestmem.evals import cost, running, scoring
+
+    folder = out / plan.task.name
+    with bar() as progress:
+        running.run(
+            plan,
+            dataset,
+            folder,
+            reader=opened.reader,
+            embedder=opened.embedder,
+            cost=cost.record(costs),
+            started=datetime.now(UTC),
+            progress=progress,
+        )
+    _print(scoring.write(folder), scoring.render, json=False)
+    show.line(f"the log is in {folder}; a page of it: nestmem eval report {folder}", "dim")
+
+
+def score(
+    folders: Runs,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", help="An OpenAI-compatible URL that judges answers: URL#model."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+) -> None:
+    """Score runs again from their logs; with --judge also by a language model, whose errors are measured."""
+    from nestmem.evals import judging, scoring
+
+    for folder in folders:
+        _check_run(folder)
+        if judge is not None:
+            from nestmem.cli.evaluate import bar
+
+            with bar() as progress:
+                judging.judge_run(folder, _endpoint(judge), progress=progress)
+        record = scoring.write(folder)
+        _print(record, scoring.render, json)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A run's folder, and after a '#' the system: runs/locomo#bm25.")],
+    b: Annotated[str, typer.Argument(help="The same for the other.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Two systems on the questions both were asked: paired differences with their intervals."""
+    from nestmem.evals import scoring
+
+    sides = [_side(given) for given in (a, b)]
+    record = scoring.compare(*sides[0], *sides[1])
+    _print(record, scoring.render_compare, json)
+
+
+def _side(given: str) -> tuple[Path, str | None]:
+    folder, _, system = given.partition("#")
+    _check_run(Path(folder))
+    return Path(folder), system or None
+
+
+def report(
+    folders: Runs,
+    text: Annotated[
+        bool | None,
+        typer.Option(
+            "--text/--no-text", help="Quote the data; by default where its licence lets it be passed on."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the overview of several runs goes.")
+    ] = None,
+) -> None:
+    """One page and plots for each run, and an overview of several, from the logs alone."""
+    from nestmem import report as reporting
+    from nestmem.evals import scoring
+
+    for folder in folders:
+        _check_run(folder)
+        scoring.write(folder)
+        for path in reporting.write(folder, text=text):
+            show.line(f"wrote {path}")
+    if len(folders) > 1:
+        path = out or folders[0].parent / "index.html"
+        reporting.overview(folders, path)
+        show.line(f"wrote {path}")
+
+
+def _check_run(folder: Path) -> None:
+    if not (folder / "run.json").is_file():
+        raise InputError(
+            f"{folder} holds no run (no run.json); make one with: nestmem eval run TASK --out ..."
+        )
+
+
+def _task(name: str) -> Task:
+    from nestmem.evals.datasets.catalogue import TASKS
+
+    if name not in TASKS:
+        raise InputError(f"there is no task {name!r}; expected one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not key or not equals:
+            raise InputError(f"--option {item!r} is not read; expected name=value, as limit=20")
+        pairs[key] = value
+    return pairs
+
+
+def _endpoint(url: str) -> Any:
+    from nestmem.agent.llm import ChatEndpoint
+
+    address, _, model = url.partition("#")
+    return ChatEndpoint(address, model=model or "default", api_key=os.environ.get("OPENAI_API_KEY"))
+
+
+def _print(record: dict[str, Any], render: Callable[[dict[str, Any]], str], json: bool) -> None:
+    if json:
+        show.as_json(record)
+    else:
+        # As wide as it is: a table that is wrapped cannot be read.
+        print(render(record))

@@ -1,0 +1,119 @@
+"""The package mem0ai, offline."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nestmem.embedders.fakes import HashEmbedder
+from nestmem.errors import InputError, MissingExtra
+from nestmem.evals.datasets.base import Stream, Turn
+from nestmem.evals.systems import mem0
+from nestmem.evals.systems.base import Reading, Setup
+
+AT = datetime(2026, 3, 2, 9, tzinfo=UTC)
+SAID = (
+    Turn(id="a", session="s0", role="user", text="My dog is called Biscuit.", at=AT, speaker="Ada"),
+    Turn(id="b", session="s0", role="assistant", text="A fine name for a dog.", at=AT),
+    Turn(id="c", session="s1", role="user", text="I live in Leeds near the canal.", at=AT),
+    Turn(id="d", session="s1", role="system", text="Be kind to the dog.", at=AT),
+    Turn(id="e", session="s1", role="user", text=" ", at=AT),
+)
+ASKED = "What is my dog called?"
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("mem0") is None or importlib.util.find_spec("qdrant_client") is None,
+    reason="mem0ai or qdrant-client is not installed",
+)
+
+
+class Silent:
+    name = "none"
+
+    def read(self, question: str, context: str, *, at: datetime | None) -> Reading:
+        return Reading(text=None)
+
+    def write(self, instruction: str, text: str, *, max_tokens: int) -> str | None:
+        return None
+
+
+def setup(folder: Path, **kwargs) -> Setup:
+    folder.mkdir(exist_ok=True)
+    kwargs.setdefault("embedder", HashEmbedder())
+    return Setup(
+        folder=folder,
+        stream=Stream(id="ada", turns=SAID, questions=()),
+        donor=None,
+        reader=Silent(),
+        **kwargs,
+    )
+
+
+def told(folder: Path, **kwargs) -> mem0.Mem0:
+    system = mem0.make(setup(folder, **kwargs))
+    for turn in SAID:
+        system.observe(turn, turn.at, "ada")
+    system.observe(Turn(id="a", session="s", role="user", text="My dog is called Rook."), None, "bob")
+    system.settle("ada")
+    return system
+
+
+@installed
+def test_it_finds_its_own_messages_and_forgets_them(tmp_path):
+    system, again = told(tmp_path / "1"), told(tmp_path / "2")
+    reply = system.answer(ASKED, AT, "ada")
+    assert reply.ranked[0].turn == "a"
+    assert reply.context.startswith("[2026-03-02]\nAda: My dog is called Biscuit.")
+    assert "Rook" not in reply.context
+    assert set(reply.shown) <= {"a", "b", "c"}
+    assert "2 turns" in reply.notes[0]
+    assert system.answer(ASKED, AT, "ada") == reply == again.answer(ASKED, AT, "ada")
+    assert system.probe(ASKED, ("Biscuit",), "ada") is None
+    assert system.bytes("ada") > 0
+    system.forget(["a", "a", "unknown"], "ada")
+    assert "a" not in [hit.turn for hit in system.answer(ASKED, AT, "ada").ranked]
+    assert system.answer(ASKED, None, "bob").shown == ("a",)
+    assert system.answer(ASKED, None, "nobody").ranked == ()
+    for one in (system, again):
+        one.close()
+
+
+@installed
+def test_the_budget_and_the_depth_are_kept(tmp_path):
+    system = told(tmp_path / "1", budget_tokens=12, depth=1)
+    reply = system.answer(ASKED, AT, "ada")
+    assert reply.shown == ("a",)
+    assert len(reply.context) <= 48
+    assert len(reply.ranked) == 1
+    system.close()
+
+
+@installed
+def test_nothing_is_sent_or_written_to_the_users_home(tmp_path):
+    told(tmp_path / "1").close()
+    import mem0.memory.setup
+    import mem0.memory.telemetry
+
+    assert mem0.memory.telemetry.MEM0_TELEMETRY is False
+    assert mem0.memory.setup.mem0_dir == os.environ["MEM0_DIR"]
+    assert not mem0.memory.setup.mem0_dir.startswith(str(Path.home() / ".mem0"))
+
+
+@installed
+def test_it_needs_an_embedder(tmp_path):
+    with pytest.raises(InputError, match="embedder"):
+        mem0.make(setup(tmp_path, embedder=None))
+
+
+def test_without_the_package_it_says_so(tmp_path, monkeypatch):
+    mem0._package.cache_clear()
+    monkeypatch.setitem(sys.modules, "mem0", None)
+    for name in ("MEM0_TELEMETRY", "MEM0_DIR"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(MissingExtra, match="mem0"):
+        mem0.make(setup(tmp_path))
+    mem0._package.cache_clear()
