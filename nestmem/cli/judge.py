@@ -48,13 +48,14 @@ def list_tasks(data: Data = None) -> None:
     from nestmem.evals.datasets.catalogue import TASKS
 
     table = Table()
-    for column in ("task", "version", "data", "licence", "here", "options"):
+    for column in ("task", "version", "data", "licence", "here", "budget", "options"):
         table.add_column(column, overflow="fold")
     for task in TASKS.values():
         here = "generated" if task.folder is None else "-" if data is None else _here(data / task.folder)
         options = " ".join(f"{key}={value}" for key, value in task.options.items())
+        what = f"{task.title}. {task.source}"
         table.add_row(
-            task.name, task.version, f"{task.title}. {task.source}", task.licence.name, here, options
+            task.name, task.version, what, task.licence.name, here, str(task.budget_tokens), options
         )
     show.out.print(table)
 
@@ -110,7 +111,9 @@ def run(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="A file that keeps vectors from run to run.")
     ] = None,
-    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens of recalled text.")] = 2000,
+    budget: Annotated[
+        int | None, typer.Option("--budget", min=1, help="Tokens of recalled text; by default the task's.")
+    ] = None,
     window: Annotated[int, typer.Option("--window", min=1, help="Tokens of a whole context.")] = 128_000,
     depth: Annotated[int, typer.Option("--depth", min=1, help="How many turns are ranked.")] = 50,
     option: Annotated[
@@ -182,7 +185,7 @@ class _Opened:
         )
 
     def prepare(
-        self, plan: Plan, data: Path | None, sizes: tuple[int, int, int]
+        self, plan: Plan, data: Path | None, sizes: tuple[int | None, int, int]
     ) -> tuple[Plan, Dataset, list[Cost]]:
         """The plan with its sizes, the data, and what it will cost."""
         from dataclasses import replace
@@ -191,6 +194,7 @@ class _Opened:
         from nestmem.evals.datasets.base import load
 
         budget, window, depth = sizes
+        budget = plan.task.budget_tokens if budget is None else budget
         plan = replace(plan, budget_tokens=budget, window_tokens=window, depth=depth)
         with show.err.status(f"{plan.task.name}: reading, and trying each system on a few turns ..."):
             dataset = load(plan.task, data, plan.options)

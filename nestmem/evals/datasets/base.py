@@ -156,7 +156,7 @@ class Task:
     folder: the data set's name under --data; None when all of it is generated. options: name -> default of what
     `load` takes (whole numbers or texts); `seed` is one where something is drawn. scorers: names of the scores
     (nestmem.evals.scorers) that apply; the first is the headline when there is a reader, `without_reader` when
-    there is none. unit: what evidence is counted in for session scores. known_errors: mistakes in the published
+    there is none. budget_tokens: of recalled text, unless asked otherwise; well below a whole history. known_errors: mistakes in the published
     key that are known, each as one line.
     """
 
@@ -170,6 +170,7 @@ class Task:
     scorers: tuple[str, ...]
     without_reader: str
     folder: str | None = None
+    budget_tokens: int = 2000
     options: Mapping[str, int | str] = field(default_factory=dict)
     fetch: tuple[Part, ...] = ()
     known_errors: tuple[str, ...] = ()

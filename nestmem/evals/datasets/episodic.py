@@ -413,5 +413,6 @@ TASK = Task(
         "probe_margin",
     ),
     without_reader="evidence_share",
+    budget_tokens=1000,
     options={"events": 200, "questions": 60, "books": 2, "seed": 0},
 )

@@ -331,6 +331,7 @@ TASKS = (
         load=load_deletion,
         scorers=SCORERS,
         without_reader="stale_in_context",
+        budget_tokens=200,
         options=OPTIONS,
     ),
     Task(
@@ -344,6 +345,7 @@ TASKS = (
         # The right context of a cascade question holds the old value, so stale_in_context is no score here.
         scorers=(*(name for name in SCORERS if name != "stale_in_context"), "newest_first"),
         without_reader="evidence_all",
+        budget_tokens=200,
         options=OPTIONS,
     ),
     Task(
@@ -356,6 +358,7 @@ TASKS = (
         load=load_absence,
         scorers=("contains", "exact", "abstains", "evidence_all", "answer_in_context", "mrr", "probe_first"),
         without_reader="evidence_all",
+        budget_tokens=200,
         options=OPTIONS,
     ),
 )

@@ -192,6 +192,7 @@ TASK = Task(
         "probe_margin",
     ),
     without_reader="evidence_all",
+    budget_tokens=1000,
     folder="squad_val",
     options={"passages": 50, "questions": 4, "streams": 1, "seed": 0},
     fetch=(Part(file=FILE, url=URL),),

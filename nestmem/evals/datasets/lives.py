@@ -266,5 +266,6 @@ TASK = Task(
         "probe_margin",
     ),
     without_reader="evidence_all",
+    budget_tokens=200,
     options={"lives": 4, "sessions": 6, "facts": 8, "file": "", "seed": 0},
 )
