@@ -156,8 +156,8 @@ class Task:
     folder: the data set's name under --data; None when all of it is generated. options: name -> default of what
     `load` takes (whole numbers or texts); `seed` is one where something is drawn. scorers: names of the scores
     (nestmem.evals.scorers) that apply; the first is the headline when there is a reader, `without_reader` when
-    there is none. budget_tokens: of recalled text, unless asked otherwise; well below a whole history. known_errors: mistakes in the published
-    key that are known, each as one line.
+    there is none. budget_tokens: of recalled text, unless asked otherwise; well below a whole history.
+    known_errors: mistakes in the published key that are known, each as one line.
     """
 
     name: str
