@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from nestmem.store import Ledger, Scope
 from nestmem.store.records import utc_now
 
 OPEN = nestmem.open
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -394,9 +397,31 @@ def test_eval_run_says_the_cost_and_stops(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_eval_run_takes_a_system_of_ones_own(cli: Cli, tmp_path: Path) -> None:
+    locomo(tmp_path)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "judge.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (tmp_path / "last_words.py").write_text(blocks[0], encoding="utf-8")
+    words = ["--data", "data", "--embedder", "none", "--system", "import:last_words.LastWords"]
+    done = cli("eval", "run", "locomo", *words)
+    assert done.code == 0, done
+    assert "import:last_words.LastWords" in done.out
+
+
+def test_eval_run_all_says_what_it_has_no_data_for(cli: Cli, tmp_path: Path) -> None:
+    locomo(tmp_path)
+    done = cli("eval", "run", "all", "--data", "data", "--system", "none", "--dry-run")
+    assert done.code == 0, done
+    assert "locomo: 1 streams" in done.out and "lives: 10 streams" in done.out
+    assert "beam is not run: its data is not here" in done.out
+
+
 def test_eval_lists_tasks_and_systems(cli: Cli) -> None:
     tasks, systems = cli("eval", "list"), cli("eval", "systems")
     assert "longmemeval_s" in tasks.out and "CC BY-NC" in tasks.out
+    one = cli("eval", "list", "locomo")
+    assert "evidence_all without" in one.out and "limit: of conversations" in one.out
     assert "ours-text" in systems.out and "bm25s" in systems.out
 
 
@@ -406,8 +431,9 @@ def test_eval_lists_tasks_and_systems(cli: Cli) -> None:
         (["run", "locomo"], "give its folder with --data"),
         (["run", "locomo", "--data", "data"], "Get it with: nestmem eval fetch locomo"),
         (["run", "lokomo"], "there is no task 'lokomo'"),
+        (["list", "--data", "nowhere"], "nowhere is no folder"),
         (["run", "lives", "--option", "lives"], "expected name=value"),
-        (["run", "lives", "--option", "people=3"], "lives has no option people"),
+        (["run", "lives", "deletion", "--option", "livs=3"], "no task of these has an option livs"),
         (["run", "lives", "--system", "bm52"], "there is no system 'bm52'"),
         (["run", "lives", "--system", "bm25:k=3"], "its options are: unit=turn"),
         (["run", "lives", "--llm", "http://localhost:1", "--reader", "mini"], "one of them reads"),

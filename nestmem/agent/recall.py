@@ -51,12 +51,12 @@ _ROLES = {"user": _FIRST_PERSON, "assistant": _SECOND_PERSON}
 class Weights:
     """How much each arm counts; `strength` is no arm but what the strongest memory's passage is raised by."""
 
-    turn: float = 0.4
-    window: float = 1.0
-    segment: float = 0.5
+    turn: float = 1.0
+    window: float = 0.7
+    segment: float = 0.3
     speaker: float = 0.8
     meaning: float = 1.3
-    meaning_window: float = 0.7
+    meaning_window: float = 0.4
     says_when: float = 0.4
     near_date: float = 0.5
     strength: float = 0.25

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import secrets
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,36 +48,57 @@ def commands(app: typer.Typer) -> None:
         app.command(name)(function)
 
 
-def list_tasks(data: Data = None) -> None:
-    """The tasks: version, where the data comes from, its licence, and whether it is here."""
+def list_tasks(
+    name: Annotated[str | None, typer.Argument(help="All about one task.")] = None, data: Data = None
+) -> None:
+    """The tasks, with the licence of their data and whether it is here; or all about one of them."""
     from nestmem.evals.datasets.catalogue import TASKS
 
-    table = Table()
-    for column in ("task", "version", "data", "licence", "here", "budget", "options"):
-        table.add_column(column, overflow="fold")
+    if data is not None and not data.is_dir():
+        raise InputError(f"--data {data} is no folder; expected one that holds a folder for each data set")
+    if name is not None:
+        _describe(_task(name))
+        return
     for task in TASKS.values():
-        here = "generated" if task.folder is None else "-" if data is None else _here(data / task.folder)
-        options = " ".join(f"{key}={value}" for key, value in task.options.items())
-        what = f"{task.title}. {task.source}"
-        table.add_row(
-            task.name, task.version, what, task.licence.name, here, str(task.budget_tokens), options
-        )
-    show.out.print(table)
+        licence = re.split(r"[;(]", task.licence.name)[0].strip()
+        print(f"{task.name:21} {_here(task, data):10} {licence:23} {task.title}")
 
 
-def _here(folder: Path) -> str:
-    return "yes" if folder.is_dir() else "no"
+def _here(task: Task, data: Path | None) -> str:
+    if task.folder is None:
+        return "generated"
+    return "?" if data is None else "here" if (data / task.folder).is_dir() else "not here"
+
+
+def _describe(task: Task) -> None:
+    import inspect
+
+    lines = {
+        "task": f"{task.name}, version {task.version}: {task.title}",
+        "paper": task.paper,
+        "data": f"{task.source}; licence {task.licence.name}, may be passed on: {task.licence.redistribution}",
+        "folder": task.folder or "none: it is generated",
+        "budget": f"{task.budget_tokens} tokens of recalled text",
+        "options": ", ".join(f"{key}={value}" for key, value in task.options.items()) or "none",
+        "scores": ", ".join(task.scorers),
+        "headline": f"{task.scorers[0]} with a reader, {task.without_reader} without",
+    }
+    for key, value in lines.items():
+        show.line(f"{key:9} {value}")
+    for error in task.known_errors:
+        show.line(f"known     {error}")
+    show.line(inspect.getdoc(task.load.func if isinstance(task.load, partial) else task.load) or "", "dim")
 
 
 def list_systems() -> None:
     """What can be judged, with the options that a name takes, as in bm25:unit=session."""
     from nestmem.evals.systems.catalogue import KINDS
 
-    table = Table()
+    table = Table(box=None, pad_edge=False)
     for column in ("system", "what it is", "options", "needs"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column == "system")
     for kind in KINDS.values():
-        options = ",".join(f"{key}={value}" for key, value in kind.options.items())
+        options = " ".join(f"{key}={value}" for key, value in kind.options.items())
         table.add_row(kind.name, kind.about, options, kind.needs or "")
     show.out.print(table)
 
@@ -124,24 +150,48 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
 ) -> None:
     """Run systems over tasks; says the cost first, shows the progress, and goes on where it stopped."""
+    from nestmem.evals import cost as costing
     from nestmem.evals.datasets.catalogue import TASKS
 
     quiet_libraries()
-    tasks = list(TASKS.values()) if names == ["all"] else [_task(name) for name in names]
+    # Where `--system import:MODULE.NAME` looks first.
+    sys.path.insert(0, str(Path.cwd()))
+    everything = names == ["all"]
+    tasks = list(TASKS.values()) if everything else [_task(name) for name in names]
     if llm is not None and reader != "none":
         raise InputError(f"both --llm {llm} and --reader {reader} were given; one of them reads")
     options = _pairs(option or ())
+    strange = [key for key in options if not any(key in task.options for task in tasks)]
+    if strange:
+        known = sorted({key for task in tasks for key in task.options})
+        raise InputError(
+            f"no task of these has an option {', '.join(strange)}; they have: {', '.join(known) or 'none'}"
+        )
     with _Opened(llm or reader, embedder, cache) as opened:
-        prepared = []
+        prepared, not_run = [], {}
         for task in tasks:
-            chosen = {key: value for key, value in options.items() if len(tasks) == 1 or key in task.options}
+            chosen = {key: value for key, value in options.items() if key in task.options}
             plan = opened.plan(task, chosen, system, seed=seed)
-            prepared.append(opened.prepare(plan, data, (budget, window, depth)))
-        _show_costs(prepared)
+            if everything and task.folder and not (data and (data / task.folder).is_dir()):
+                hint = f"nestmem eval fetch {task.name}" if task.fetch else f"nestmem eval list {task.name}"
+                not_run[task.name] = f"its data is not here ({hint})"
+                continue
+            prepared.append(opened.prepare(plan, data, (budget, window, depth), out / task.name))
+            _show_cost(*prepared[-1])
+        minutes = sum(costing.total(costs) for _, _, costs in prepared)
+        show.line(f"about {minutes:.1f} minutes in all, on this machine as it is now")
+        for name, why in not_run.items():
+            show.line(f"{name} is not run: {why}", "yellow")
         if dry_run:
             return
-        for plan, dataset, costs in prepared:
-            _run_one(opened, plan, dataset, costs, out)
+        try:
+            for plan, dataset, costs in prepared:
+                _run_one(opened, plan, dataset, costs, out)
+        except KeyboardInterrupt:
+            show.line("interrupted; what is finished stays, and the same command goes on", "yellow")
+            raise
+        for name, why in not_run.items():
+            show.line(f"{name} was not run: {why}", "yellow")
 
 
 class _Opened:
@@ -154,6 +204,7 @@ class _Opened:
 
         key = os.environ.get("OPENAI_API_KEY")
         self.spec = reader
+        self.key = key
         self.reader: Reader = readers.load(reader, api_key=key)
         self.embedder: Embedder | None = embedders.load(embedder, api_key=key)
         self._cached = None
@@ -185,9 +236,9 @@ class _Opened:
         )
 
     def prepare(
-        self, plan: Plan, data: Path | None, sizes: tuple[int | None, int, int]
+        self, plan: Plan, data: Path | None, sizes: tuple[int | None, int, int], folder: Path
     ) -> tuple[Plan, Dataset, list[Cost]]:
-        """The plan with its sizes, the data, and what it will cost."""
+        """The plan with its sizes, the data, and what is left of it in `folder` will cost."""
         from dataclasses import replace
 
         from nestmem.evals import cost
@@ -198,22 +249,22 @@ class _Opened:
         plan = replace(plan, budget_tokens=budget, window_tokens=window, depth=depth)
         with show.err.status(f"{plan.task.name}: reading, and trying each system on a few turns ..."):
             dataset = load(plan.task, data, plan.options)
-            costs = cost.estimate(plan, dataset, reader=self.reader, embedder=self.embedder)
+            costs = cost.estimate(plan, dataset, reader=self.reader, embedder=self.embedder, folder=folder)
         return plan, dataset, costs
 
 
-def _show_costs(prepared: Sequence[tuple[Plan, Dataset, list[Cost]]]) -> None:
-    total = 0.0
-    for plan, dataset, costs in prepared:
-        minutes = sum(cost.minutes for cost in costs)
-        total += minutes
-        size = f"{len(dataset.streams)} streams, {dataset.questions} questions"
-        each = ", ".join(f"{cost.system} {cost.minutes:.1f}" for cost in costs)
-        show.line(f"{plan.task.name}: {size}; about {minutes:.1f} minutes ({each})")
-        tokens = sum(cost.tokens_in for cost in costs)
-        if plan.reader != "none":
-            show.line(f"  about {tokens:,} tokens to read", "dim")
-    show.line(f"about {total:.1f} minutes in all, on this machine as it is now")
+def _show_cost(plan: Plan, dataset: Dataset, costs: list[Cost]) -> None:
+    from nestmem.evals import cost as costing
+
+    size = f"{len(dataset.streams)} streams, {dataset.questions} questions"
+    each = ", ".join(
+        f"{cost.system} {'unknown' if math.isnan(cost.minutes) else f'{cost.minutes:.1f}'}" for cost in costs
+    )
+    print(f"{plan.task.name}: {size}; about {costing.total(costs):.1f} minutes ({each})")
+    for note in dataset.notes:
+        show.line(f"  {note}", "dim")
+    if plan.reader != "none":
+        show.line(f"  about {sum(cost.tokens_in for cost in costs):,} tokens to read", "dim")
 
 
 def _run_one(opened: _Opened, plan: Plan, dataset: Dataset, costs: list[Cost], out: Path) -> None:
@@ -230,6 +281,8 @@ def _run_one(opened: _Opened, plan: Plan, dataset: Dataset, costs: list[Cost], o
             embedder=opened.embedder,
             cost=cost.record(costs),
             started=datetime.now(UTC),
+            api_key=opened.key,
+            attempt=f"-{secrets.token_hex(4)}",
             progress=progress,
         )
     _print(scoring.write(folder), scoring.render, json=False)

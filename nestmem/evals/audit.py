@@ -2,6 +2,13 @@
 
 Findings name ids only, never the data's text. Large sets are sampled by a fixed seed; a finding's `what` gives the
 number looked at. "error": scores mean nothing before it is understood; "warning": they may be off; "note": to know.
+
+What it cannot see: a wrong answer that stands in its evidence (it reads no meaning); labels that are wrong where the
+answer is said in other words, has one or two characters, is a yes or no or a common word; a few shuffled labels of
+classes ("TEXT -> LABEL"), of which only a whole shuffle is at chance; wrong rubric points and rejected values; streams
+that are nearly the same; a leak in other words; a few answers exchanged between streams of one question each, which
+only are among the answers that stand in no turn. Misplaced labels are counted from what stands word for word, so their
+share is one from above: a key that is right may name the turn that says it in other words.
 """
 
 from __future__ import annotations
@@ -14,6 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nestmem.evals.datasets.base import Dataset, Question, Stream, Turn
+from nestmem.evals.misplaced import Agreement, Joined, Taught, elsewhere
+from nestmem.evals.misplaced import key as _key
 from nestmem.evals.reading import content_words, flat, right_choices
 
 SAMPLE = 1000
@@ -52,12 +61,16 @@ class Finding:
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
     """All that was found, errors first; the same for the same data."""
     found: list[Finding] = []
+    found += _entered_twice(dataset)
     found += _twice_asked(dataset)
+    found += _nearly_twice_asked(dataset)
     found += _told_twice(dataset)
+    found += _rejected_answers(dataset)
     found += _answer_in_question(dataset)
     found += _searched(dataset)
     found += _positions(dataset)
     found += _shuffled(dataset)
+    found += _shuffled_classes(dataset)
     found += _without_evidence(dataset)
     found += _dates(dataset)
     order = ("error", "warning", "note")
@@ -76,10 +89,6 @@ def _asked(dataset: Dataset) -> Iterable[tuple[Stream, Question]]:
 
 def _name(stream: Stream, item: Question | Turn) -> str:
     return f"{stream.id} {item.id}"
-
-
-def _key(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 # --- duplicates ------------------------------------------------------------------------------------
@@ -114,6 +123,47 @@ def _twice_asked(dataset: Dataset) -> list[Finding]:
             "note", "questions that another stream asks in the same words, with other answers", elsewhere
         ),
     ]
+
+
+def _entered_twice(dataset: Dataset) -> list[Finding]:
+    """Streams of the same turns: where a question is the same too, everything on it counts twice. LongMemEval asks a
+    question and one that cannot be answered of the same turns; those go together, but count apart."""
+    first: dict[int, Stream] = {}
+    again, beside = [], []
+    for stream in dataset.streams:
+        said = hash(tuple((turn.role, turn.speaker, turn.text) for turn in stream.turns))
+        other = first.setdefault(said, stream)
+        if other is not stream and stream.turns:
+            same = {_key(q.text) for q in stream.questions} & {_key(q.text) for q in other.questions}
+            (again if same or not stream.questions else beside).append(f"{other.id} {stream.id}")
+    what = "streams that have the same turns as another one"
+    return [
+        *_finding("error", f"{what}, and questions of it: entered twice", again),
+        *_finding("warning", f"{what}, and other questions: intervals count them apart", beside),
+    ]
+
+
+def _nearly_twice_asked(dataset: Dataset) -> list[Finding]:
+    """Same but for case, punctuation and articles, in the same stream at the same place."""
+    first: dict[tuple[str, int, str, str], str] = {}
+    where = []
+    for stream, question in _asked(dataset):
+        said = flat(question.text)
+        place = (stream.id, question.after, str(question.at), said)
+        if said and first.setdefault(place, _key(question.text)) != _key(question.text):
+            where.append(_name(stream, question))
+    what = "questions asked twice at one place, the same but for case, punctuation and articles"
+    return _finding("warning", what, where)
+
+
+def _rejected_answers(dataset: Dataset) -> list[Finding]:
+    """Nobody can be right about them: an accepted answer is stale at once."""
+    where = [
+        _name(stream, question)
+        for stream, question in _asked(dataset)
+        if question.rejected and set(map(flat, question.rejected)) & set(map(flat, question.answers))
+    ]
+    return _finding("error", "questions that reject a value that they accept", where)
 
 
 def _told_twice(dataset: Dataset) -> list[Finding]:
@@ -155,19 +205,22 @@ def _answer_in_question(dataset: Dataset) -> list[Finding]:
 
 
 def _searched(dataset: Dataset) -> list[Finding]:
-    """What needs the whole stream: questions that stand in it word for word, answers that stand in no turn."""
+    """What needs the whole stream: questions that stand in it word for word, answers that stand in no turn, or in
+    others than the evidence."""
     asked = list(_asked(dataset))
     total = sum(stream.characters * len(stream.questions) for stream in dataset.streams)
     mean = total / max(1, len(asked))
     drawn = set(_draw(len(asked), max(1, min(SAMPLE, int(SEARCHED_CHARS / max(1.0, mean))))))
     verbatim, absent, with_answer = [], [], 0
+    apart, placed, closer = [], 0, 0
     place = 0
     for stream in dataset.streams:
         wanted = [q for number, q in enumerate(stream.questions, place) if number in drawn]
         place += len(stream.questions)
         if not wanted:
             continue
-        ends, text = _joined(stream)
+        told = Joined.of(stream)
+        ends, text = told.ends, told.text
         for question in wanted:
             said = ends[question.after]
             if len(question.text) >= 12 and text.find(_key(question.text), 0, said) >= 0:
@@ -176,7 +229,20 @@ def _searched(dataset: Dataset) -> list[Finding]:
                 with_answer += 1
                 if not any(text.find(_key(answer), 0, said) >= 0 for answer in question.answers):
                     absent.append(_name(stream, question))
+            misplaced = elsewhere(question, stream, told)
+            placed += misplaced is not None
+            closer += misplaced == "closer"
+            if misplaced in ("apart", "closer"):
+                apart.append(_name(stream, question))
     return [
+        *_finding(
+            "warning",
+            f"questions, of {placed} whose answer stands word for word in a few turns, where the answer stands in other "
+            f"turns said before, but in none of its evidence: about {closer / max(1, placed):.0%} (the "
+            "other turn shares more words with the question than the evidence) to "
+            f"{len(apart) / max(1, placed):.0%} of labels may be wrong",
+            apart,
+        ),
         *_finding(
             "warning",
             f"questions, of {len(drawn)} looked at, that were said in the stream word for word",
@@ -184,15 +250,6 @@ def _searched(dataset: Dataset) -> list[Finding]:
         ),
         *_finding("note", f"questions, of {with_answer} looked at, whose answer stands in no turn", absent),
     ]
-
-
-def _joined(stream: Stream) -> tuple[list[int], str]:
-    """All turns as one text, and where it ends after each number of turns."""
-    parts = [_key(turn.text) + "\n" for turn in stream.turns]
-    ends = [0]
-    for part in parts:
-        ends.append(ends[-1] + len(part))
-    return ends, "".join(parts)
 
 
 def _positions(dataset: Dataset) -> list[Finding]:
@@ -311,6 +368,30 @@ def shuffle_test(pairs: Sequence[Pair]) -> float | None:
             total += sum(table[a, b] for a, b in zip(members, rng.sample(members, len(members)), strict=True))
         above += total >= seen - 1e-9
     return (1 + above) / (1 + PERMUTATIONS)
+
+
+def _shuffled_classes(dataset: Dataset) -> list[Finding]:
+    """Of streams that teach classes ("TEXT -> LABEL"): whether texts that share words share labels."""
+    told, asked = Agreement(), Agreement()
+    for stream in dataset.streams:
+        taught = Taught.of(stream)
+        if taught is not None:
+            taught.told(stream, told)
+            taught.asked(stream, asked)
+    return [
+        *_at_chance(told, "told labels look shuffled: the nearest other example has the label"),
+        *_at_chance(asked, "asked labels look shuffled: the nearest told example has the answer"),
+    ]
+
+
+def _at_chance(found: Agreement, what: str) -> list[Finding]:
+    """A finding where labels agree no more often than they do by chance."""
+    if found.looked < LEAST or found.expected >= found.looked:
+        return []
+    if tail(found.hits, found.looked, found.expected / found.looked) <= SIGNIFICANT:
+        return []
+    said = f"{what} of {found.hits} of {found.looked} texts (by chance {found.expected:.0f})"
+    return _finding("warning", said, found.names)
 
 
 # --- evidence and dates ----------------------------------------------------------------------------

@@ -9,11 +9,13 @@ COUNTERS = Path("/sys/class/powercap")
 
 
 def read(folder: Path = COUNTERS) -> dict[str, tuple[int, int]] | None:
-    """Per package (not its parts, which it holds) the counter and the value at which it starts again, in
-    microjoules; None when there are none or they may not be read."""
+    """Per processor package (not its parts, which it holds, nor the platform, which holds it) the counter and the
+    value at which it starts again, in microjoules; None when there are none or they may not be read."""
     found = {}
     try:
         for package in sorted(folder.glob("*-rapl:[0-9]")):
+            if not (package / "name").read_text().startswith("package"):
+                continue
             counted = int((package / "energy_uj").read_text())
             found[package.name] = (counted, int((package / "max_energy_range_uj").read_text()))
     except (OSError, ValueError):

@@ -4,17 +4,17 @@ The judge sees the question, what is accepted and the reply, and says {"correct"
 verdict is kept in judged/SYSTEM.jsonl beside the log, with the judge's own words, so scoring again asks nobody. A
 verdict that cannot be read counts as wrong, and is counted.
 
-Its error is measured on replies whose verdict is known: `plant` makes wrong ones (the accepted answer of another
-question of the same kind, a value that is no longer right, words of the question without an answer) and right ones
-(the accepted answers themselves). The share of wrong ones that it accepts and of right ones that it rejects stand
-in judged/planted.json, with Wilson's intervals, and are printed beside its score.
+Its error is measured on replies whose verdict is known (`plants`): wrong ones, most of them near misses (a number
+changed by one, the answer denied, left open or halved), and right ones, as the data has them and within a sentence.
+The share of wrong ones that it accepts and of right ones that it rejects stand in judged/planted.json, of each kind of
+reply and together, with Wilson's intervals, and are printed beside its score. The rate over all kinds is of this mix of
+replies; a reader's mistakes are another mix, so look at the kinds too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +28,11 @@ from nestmem.errors import InputError
 from nestmem.evals.datasets.base import Question
 from nestmem.evals.folder import file_name, finished, read_run
 from nestmem.evals.log import Line
-from nestmem.evals.reading import content_words, holds
+from nestmem.evals.plants import plant
 from nestmem.evals.record import write_json
 from nestmem.evals.stats import wilson
 
 PROMPT = "judge.v1"
-UNKNOWN = "I don't know."
 MAX_TOKENS = 64
 PLANTED = "planted.json"
 Key = tuple[str, str]
@@ -57,16 +56,6 @@ class Verdict:
 
     correct: bool | None
     raw: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planted:
-    """A reply whose right verdict is known. source: "other answer", "outdated", "no answer" or "accepted"."""
-
-    question: Question
-    reply: str
-    right: bool
-    source: str
 
 
 @cache
@@ -260,50 +249,9 @@ def _digest(line: Line) -> str:
 # --- how often the judge is wrong ------------------------------------------------------------------
 
 
-def plant(questions: Sequence[Question], *, n: int = 50, seed: int = 0) -> tuple[Planted, ...]:
-    """Replies with known verdicts, about up to `n` questions drawn by `seed`: for each up to three wrong ones and one
-    right one. A wrong reply is one in which no accepted answer stands."""
-    rng = random.Random(f"planted/{seed}")
-    usable = [q for q in questions if q.answers or not q.answerable]
-    drawn = sorted(rng.sample(range(len(usable)), min(n, len(usable))))
-    found: list[Planted] = []
-    for question in (usable[place] for place in drawn):
-        right = question.answers[0] if question.answerable else UNKNOWN
-        found.append(Planted(question=question, reply=right, right=True, source="accepted"))
-        wrong = [
-            ("other answer", _other_answer(question, usable, rng)),
-            ("outdated", question.rejected[0] if question.rejected else None),
-            ("no answer", _no_answer(question)),
-        ]
-        found += [
-            Planted(question=question, reply=reply, right=False, source=source)
-            for source, reply in wrong
-            if reply and not any(holds(reply, answer) for answer in question.answers)
-        ]
-    return tuple(found)
-
-
-def _other_answer(question: Question, others: Sequence[Question], rng: random.Random) -> str | None:
-    """An accepted answer of another question: of the same kind, else (what is not known has none) of any."""
-    fits = [
-        answer
-        for other in others
-        if other is not question and (other.kind == question.kind or not question.answerable)
-        for answer in other.answers[:1]
-        if not any(holds(answer, own) or holds(own, answer) for own in question.answers)
-    ]
-    return rng.choice(fits) if fits else None
-
-
-def _no_answer(question: Question) -> str | None:
-    """A sentence about the question's topic that answers nothing."""
-    words = [word for word in dict.fromkeys(re.findall(r"\w+", question.text)) if content_words(word)]
-    return f"It has to do with {' and '.join(words[-4:])}, as was said before." if words else None
-
-
 def measure(judge: Judge, questions: Sequence[Question], path: Path, *, n: int = 50, seed: int = 0) -> None:
-    """Asks the judge about planted replies and writes what it said to `path` (judged/planted.json), unless that
-    holds this judge's errors on these replies."""
+    """Asks the judge about planted replies (up to nine about each of `n` questions) and writes what it said to `path`
+    (judged/planted.json), unless that holds this judge's errors on these replies."""
     planted = plant(questions, n=n, seed=seed)
     state = hashlib.sha256(repr([(p.question.id, p.reply, p.right) for p in planted]).encode()).hexdigest()
     if path.is_file():
@@ -311,8 +259,8 @@ def measure(judge: Judge, questions: Sequence[Question], path: Path, *, n: int =
         if there["judge"] == judge.name and there["sha256"] == state:
             return
     said = [(each, judge.verdict(each.question, each.reply).correct) for each in planted]
-    wrong = [(each.source, correct is True) for each, correct in said if not each.right]
-    right = [(each.source, correct is not True) for each, correct in said if each.right]
+    wrong = [(each.kind, correct is True) for each, correct in said if not each.right]
+    right = [(each.kind, correct is not True) for each, correct in said if each.right]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,
@@ -321,11 +269,9 @@ def measure(judge: Judge, questions: Sequence[Question], path: Path, *, n: int =
             "seed": seed,
             "sha256": state,
             "false_accept": _share([failed for _, failed in wrong]),
-            "false_accept_by_source": {
-                source: _share([failed for other, failed in wrong if other == source])
-                for source in dict.fromkeys(source for source, _ in wrong)
-            },
+            "false_accept_by_kind": _by_kind(wrong),
             "false_reject": _share([failed for _, failed in right]),
+            "false_reject_by_kind": _by_kind(right),
             "unparsed": sum(correct is None for _, correct in said),
         },
     )
@@ -340,6 +286,11 @@ def read_errors(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not JSON ({error}); remove it to measure the judge again") from error
     raise InputError(f"{path} does not hold a judge's errors; remove it to measure the judge again")
+
+
+def _by_kind(failed: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+    kinds = sorted({kind for kind, _ in failed})
+    return {kind: _share([one for other, one in failed if other == kind]) for kind in kinds}
 
 
 def _share(failed: Sequence[bool]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class Line:
 class Timing:
     """What a stream cost one system. observe_s: telling it, settle_s: its idle work, answer_s: one number per
     question in the order of the log; bytes: what it kept when the stream was over; joules: of the whole machine
-    meanwhile, None where it is not measured."""
+    meanwhile, None where it is not measured; commit: of the source tree that ran it; unsupported: what it could not do.
+    """
 
     system: str
     stream: str
@@ -68,6 +69,7 @@ class Timing:
     answer_s: tuple[float, ...]
     bytes: int
     joules: float | None = None
+    commit: str | None = None
     unsupported: tuple[str, ...] = ()
 
 

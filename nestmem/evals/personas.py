@@ -35,10 +35,52 @@ if TYPE_CHECKING:
 VERSION = "personas/1"
 ROLES = ("user", "assistant", "system", "tool")
 FORGOTTEN = {"i dont know", "i do not know", "unknown"}
-ABSTAINS = re.compile(
-    r"\b(i (dont|do not|didnt|did not) know|dont have (any|that)|no (record|memory|information)|"
-    r"not (sure|mentioned|told)|havent (told|mentioned)|cannot (say|tell))\b"
+# The phrases of a reply that does not answer, matched in its sentences one by one, each normalised.
+_DO_NOT = "(?:do not|dont|does not|doesnt|did not|didnt)"
+_NEVER = f"(?:{_DO_NOT}|not|never|havent|hasnt|hadnt|isnt|wasnt|arent|werent)"
+_CANNOT = "(?:cannot|can not|cant|could not|couldnt)"
+_SO = "(?: (?:been|yet|ever|explicitly|specifically|directly|actually|clearly|really))*"
+_RECORD = (
+    r"(?:in|within|by|from) (?:\w+ ){0,2}(?:conversations?|contexts?|texts?|records?|notes?|memory|memories|history|"
+    "chats?|messages?|transcripts?|dialogues?|passages?|documents?|information)"
 )
+# "not told to her until 5 May" says when it was told; "not told to me" that it was not.
+_NOT_YET = r"(?!(?: (?:it|this|that|him|her|them))? (?:to (?!me\b|us\b)|until\b|till\b|before \w))"
+_ASKED = "(?:what|which|where|who|whom|whose|when|how|why|whether|anything|this)"
+ABSTENTIONS = (
+    # Who replies does not know it.
+    rf"i (?:really |honestly |simply |just |still )?{_DO_NOT} (?:really |actually |currently )?(?:know|recall|remember)",
+    "(?:i|we|ive) (?:really |honestly )?(?:have )?no (?:idea|clue|knowledge)",
+    "^(?:sorry )?no (?:idea|clue)",
+    "(?:i am|im) (?:not aware|unaware)",
+    "not sure",
+    "dont have (?:any|that)",
+    "(?:i|we) (?:dont|do not) have (?:access to )?(?:any|that|this|enough|information|details)",
+    "cannot (?:say|tell)",
+    rf"(?:^|(?:i|we|but|so|sorry) )(?:{_CANNOT}|unable to) (?:say|tell|find|determine|recall|remember|answer|confirm)",
+    "(?:i am|im|i was) (?:unable|not able) to (?:say|tell|find|determine|recall|remember|answer|confirm)",
+    f"{_CANNOT} be (?:determined|found|answered|known|inferred|confirmed|established|identified)",
+    # Nothing was kept of it.
+    "no (?:records?|memory|memories|information|mention|recollection|indication)",
+    "(?:not enough|insufficient) (?:information|context|details?)",
+    "nothing (?:was|is|has been) (?:said|mentioned|told|stated)",
+    f"nothing {_RECORD}",
+    # It was not said.
+    rf"{_NEVER}{_SO} (?:mention|mentions|mentioned|specify|specified|stated){_NOT_YET}",
+    rf"{_NEVER}{_SO} (?:given|provided)(?=$| (?:here|anywhere|to (?:me|us)|so|but|and|i|{_RECORD})\b)",
+    rf"{_NEVER}{_SO} (?:discussed |found |included |covered )?{_RECORD}",
+    rf"{_DO_NOT}{_SO} (?:state|indicate){_NOT_YET}",
+    rf"{_DO_NOT}{_SO} say(?=$| {_ASKED}\b)",
+    f"{_DO_NOT}{_SO} (?:provide|contain|include|give|hold) (?:any |enough |specific )*(?:information|mention|details?)",
+    rf"{_NEVER}{_SO} told{_NOT_YET}(?! (?:him|them|anyone)\b)",
+    rf"{_NEVER}{_SO} (?:tell|share|shared|said to) (?:me|us)",
+    # It is unknown.
+    "^(?:answer )?unknown$",
+    rf"^unknown(?= (?:to me|based|as|since|because|there|not|i|{_RECORD})\b)",
+    r"(?:is|are|was|remains?|its|thats) (?:currently |still )?(?:un|not )known(?=$| (?:to (?:me|us)|so|but|and|based)\b)",
+)
+ABSTAINS = re.compile("|".join(rf"(?:\b{phrase}\b)" for phrase in ABSTENTIONS))
+SENTENCE = re.compile(r"[.!?;]+(?:\s|$)|\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,9 +275,23 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", flat).split())
 
 
+def abstentions(reply: str) -> list[str]:
+    """The phrases of a reply, normalised, which say that it does not know.
+
+    >>> abstentions("The record doesn't mention this. I have no idea!")
+    ['doesnt mention', 'i have no idea']
+    """
+    sentences = map(normalise, SENTENCE.split(reply))
+    return [match.group() for sentence in sentences for match in ABSTAINS.finditer(sentence)]
+
+
 def abstains(reply: str) -> bool:
-    """Whether a reply says that it does not know."""
-    return bool(ABSTAINS.search(normalise(reply))) or normalise(reply) in FORGOTTEN
+    """Whether a reply says that it does not know, whatever else it says.
+
+    >>> abstains("Biscuit, but I am not sure"), abstains("Not told to her until 5 May; it was in Oslo")
+    (True, False)
+    """
+    return bool(abstentions(reply))
 
 
 def score(reply: str, answers: Iterable[str]) -> tuple[bool, bool]:

@@ -2,6 +2,8 @@
 
 A reading that fails is kept with its reason and counts as wrong: "empty", "refused: ...", "error: ...".
 Prompts are `prompts/answer.v1.txt`, and `bare.v1.txt` where there is no context.
+Tokens are counted at 4 characters each (`nestmem.agent.recall.count_tokens`), whatever the model's own are, so that
+those of all readers and systems compare.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from nestmem.agent import prompts
 from nestmem.agent.llm import ChatEndpoint
@@ -19,7 +22,7 @@ from nestmem.errors import InputError, LLMError, MissingExtra, ModelError, Model
 from nestmem.evals.datasets.base import Stream
 from nestmem.evals.systems import scripted as fakes
 from nestmem.evals.systems.base import Reader, Reading
-from nestmem.evals.systems.pages import prompt
+from nestmem.evals.systems.pages import failure, prompt
 
 ANSWER_TOKENS = 256
 FIXED: dict[str, Callable[[], Reader]] = {
@@ -40,7 +43,7 @@ def load(spec: str, *, api_key: str | None = None, device: str = "cpu", seed: in
         return NoReader()
     if spec.startswith(("http://", "https://")):
         url, _, model = spec.partition("#")
-        return EndpointReader(ChatEndpoint(url, model=model or "default", api_key=api_key))
+        return EndpointReader(ChatEndpoint(without_password(url), model=model or "default", api_key=api_key))
     if spec == "perfect":
         return PerStream(spec)
     if spec in FIXED:
@@ -102,7 +105,7 @@ class PerStream:
 
 
 class EndpointReader:
-    """A model behind an OpenAI-compatible URL, at temperature 0. Tokens are counted at 4 characters each."""
+    """A model behind an OpenAI-compatible URL, at temperature 0."""
 
     def __init__(self, endpoint: ChatEndpoint) -> None:
         self._endpoint = endpoint
@@ -111,12 +114,11 @@ class EndpointReader:
     def read(self, question: str, context: str, *, at: datetime | None) -> Reading:
         """What it says. An endpoint that does not answer after its retries is a failed reading."""
         chat = answer_chat(question, context, at)
-        tokens_in = sum(count_tokens(message["content"]) for message in chat)
         try:
             text = self._endpoint.chat(chat, max_tokens=ANSWER_TOKENS)
         except LLMError as error:
-            return Reading(text="", prompt=chat, tokens_in=tokens_in, failed=failure(str(error)))
-        return Reading(text=text, prompt=chat, tokens_in=tokens_in, tokens_out=count_tokens(text))
+            return _counted(chat, "", failure(str(error)))
+        return _counted(chat, text)
 
     def write(self, instruction: str, text: str, *, max_tokens: int) -> str | None:
         """What it writes. LLMError when it does not: a system that lost its summary is not judged as if it had
@@ -125,16 +127,14 @@ class EndpointReader:
         return self._endpoint.chat(chat, max_tokens=max_tokens)
 
 
-def failure(message: str) -> str:
-    """The reason of a failed reading, from an `LLMError` of `nestmem.agent.llm`.
-
-    >>> failure("http://host/v1 answered an empty message")
-    'empty'
-    """
-    if message.endswith("answered an empty message"):
-        return "empty"
-    _, refused, why = message.partition(" refused to answer: ")
-    return f"refused: {why}" if refused else f"error: {message}"
+def without_password(url: str) -> str:
+    """The URL. InputError when a name or a password stands in it: URLs are written to logs."""
+    if "@" in urlsplit(url).netloc:
+        raise InputError(
+            "the URL has a user or a password before its host, and URLs are logged; leave them out and set the key "
+            "in the environment (OPENAI_API_KEY)"
+        )
+    return url
 
 
 class Answers(Protocol):
@@ -159,11 +159,14 @@ class LearnerReader:
         self.name = learner.name
 
     def read(self, question: str, context: str, *, at: datetime | None) -> Reading:
-        """What it says."""
+        """What it says. A model that breaks off (out of memory) is a failed reading."""
         kept = tail(context, self._learner.reading_tokens, self._learner.count_tokens)
         chat = prompts.question_chat(question, [kept] if kept else [])
-        [text] = self._learner.generate([chat], [None], max_new_tokens=64)
-        return _counted(chat, text, self._learner.count_tokens)
+        try:
+            [text] = self._learner.generate([chat], [None], max_new_tokens=64)
+        except RuntimeError as error:
+            return _counted(chat, "", broken(error))
+        return _counted(chat, text)
 
     def write(self, instruction: str, text: str, *, max_tokens: int) -> str | None:
         """None: it answers questions and writes nothing else."""
@@ -182,18 +185,28 @@ class ModelReader:
         self._device = device
 
     def read(self, question: str, context: str, *, at: datetime | None) -> Reading:
-        """What it says."""
+        """What it says. A model that breaks off (out of memory) is a failed reading."""
         spare = sum(self._count(m["content"]) for m in answer_chat(question, "-", at)) + ANSWER_TOKENS + 64
         kept = tail(context, max(1, self._positions - spare), self._count)
         chat = answer_chat(question, kept, at)
-        return _counted(chat, self._generate(chat, ANSWER_TOKENS), self._count)
+        try:
+            return _counted(chat, self._generate(chat, ANSWER_TOKENS))
+        except RuntimeError as error:
+            return _counted(chat, "", broken(error))
 
     def write(self, instruction: str, text: str, *, max_tokens: int) -> str | None:
-        """What it writes about the text, of which the end is read when it is too long."""
+        """What it writes about the text, of which the end is read when it is too long. LLMError when it breaks off or
+        writes nothing."""
         spare = self._count(instruction) + max_tokens + 64
         kept = tail(text, max(1, self._positions - spare), self._count)
         chat = [{"role": "system", "content": instruction}, {"role": "user", "content": kept}]
-        return self._generate(chat, max_tokens)
+        try:
+            written = self._generate(chat, max_tokens)
+        except RuntimeError as error:
+            raise LLMError(f"{self.name}: {_first_line(error)}") from error
+        if not written:
+            raise LLMError(f"{self.name} answered an empty message")
+        return written
 
     @property
     def _positions(self) -> int:
@@ -247,10 +260,27 @@ def tail(text: str, most_tokens: int, count: Callable[[str], int]) -> str:
     return last
 
 
-def _counted(chat: Chat, text: str, count: Callable[[str], int]) -> Reading:
-    tokens_in = sum(count(message["content"]) for message in chat)
-    failed = None if text else "empty"
-    return Reading(text=text, prompt=chat, tokens_in=tokens_in, tokens_out=count(text), failed=failed)
+def broken(error: RuntimeError) -> str:
+    """Why a model on this machine gave no answer.
+
+    >>> broken(RuntimeError("CUDA out of memory."))
+    'error: RuntimeError: CUDA out of memory.'
+    """
+    return f"error: {_first_line(error)}"
+
+
+def _first_line(error: RuntimeError) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:300]
+
+
+def _counted(chat: Chat, text: str, failed: str | None = None) -> Reading:
+    return Reading(
+        text=text,
+        prompt=chat,
+        tokens_in=sum(count_tokens(message["content"]) for message in chat),
+        tokens_out=count_tokens(text),
+        failed=failed or (None if text else "empty"),
+    )
 
 
 def _load_model(spec: str, device: str) -> tuple[Any, Any, Any]:

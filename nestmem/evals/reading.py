@@ -1,4 +1,9 @@
-"""How the scorers read text: words, options that are named, lists in order, lines of a context."""
+"""How the scorers read text: words and numbers, options that are named, lists in order, lines of a context.
+
+A number is one word, with its minus, its decimal point and the colons of a clock: "10" stands neither in "-10", nor in
+"10.5", nor in "10:30". Commas of thousands are dropped ("5,850" is "5850"), and so is ".00" of a sum of money; Latin
+letters count without their accents. All other words are those of `personas.normalise`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,14 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from nestmem.evals.personas import normalise
-from nestmem.evals.systems.base import Reply
+from nestmem.evals.personas import abstentions
+
+if TYPE_CHECKING:
+    from nestmem.evals.systems.base import Reply
 
 _COMMON = """
 about after all also am and any are as at be because been before being both but by can could did do does
@@ -20,29 +28,72 @@ some such than that their theirs them then there these they this those through t
 was we were what when where which while who whom why will with would you your yours im ive youre user
 assistant
 """
-STOPWORDS = frozenset(_COMMON.split())
+ARTICLES = frozenset(("a", "an", "the"))
+STOPWORDS = frozenset(_COMMON.split()) | ARTICLES
+ACCENTS = re.compile(r"(?<=[a-z])[\u0300-\u036f]+")
+PLAIN_LETTERS = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "−": "-"}
+)
+DIGIT = re.compile(r"\d")
+THOUSANDS = re.compile(r"(?<![\d,])(?<!\d\.)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+WHOLE_SUM = re.compile(r"([$€£¥]\s?\d+)\.00(?!\d)")
+MINUS_SUM = re.compile(r"(?<![^\s(\[{\"“=<>~*])-[$€£¥](?=\d)")
+BARE_POINT = re.compile(r"(?<![^\s(~$€£¥-])\.(?=\d)")
+WORD = re.compile(
+    r"(?:(?<![^\s(\[{\"“=<>~*$€£¥])-(?=\d)(?!\d+[-–]\d))?"
+    r"(?:(?:\d{1,2}(?::\d{2})+(?!\d|:\d)|(?<!\d\.)\d+\.\d+(?!\d|\.\d))[^\W_]*|[^\W_]+)"
+)
+"""A word, or a number with a minus before it, colons of a clock or one decimal point in it, and a unit at its end."""
 ITEM = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):]|\d{1,3}\s*[-–]\s)\s*")
 HEADING = re.compile(r"\[[^\]]*\]\s*")
+RULED_OUT = re.compile(
+    r"(?i)\b(?:not|rather\s+than|instead\s+of)\s+(?:option\s+|choice\s+)?(?:\([a-z]\)|[a-z](?=[\s.,;:)]|$))"
+)
+"""A letter that a reply names to rule it out."""
+A_LETTER = re.compile(
+    r"(?<=[^\s.!?:;][^\S\n])A(?=[.,;:)]|$|\s+[^\sA-Z])"
+    r"|(?:(?<=:\s)|(?<=\n))A(?=[.,;)]|$)"
+    r"|(?:^|(?<=\s))A(?=[,;)]|\s+(?:because|since|as|is|seems|fits|would|and|or)\b)"
+)
+"""The letter A, and no article: a capital within a sentence, or one that begins it as no article does."""
 LABEL = re.compile(r"^\s*\(?([A-Za-z])[).:]\s+")
 
 
 @lru_cache(maxsize=64)
 def flat(text: str) -> str:
-    """Normalised words (`personas.normalise`); a text of articles alone ("A", a letter) keeps them."""
-    return normalise(text) or plain(text)
+    """Words without articles, one space between them; a text of articles alone ("A", a letter) keeps them.
+
+    >>> flat("The $5,850 of Dürer, at 3:45"), flat("-10.5")
+    ('5850 of durer at 3:45', '-10.5')
+    """
+    words = plain(text).split()
+    return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
 @lru_cache(maxsize=64)
 def plain(text: str) -> str:
-    """Lower case without punctuation, articles kept."""
-    kept = re.sub(r"['’`]", "", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(re.sub(r"[^\w\s]|_", " ", kept).split())
+    """Lower case without punctuation and accents, articles kept."""
+    kept = text.casefold()
+    if not text.isascii():
+        kept = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text).casefold())
+        kept = unicodedata.normalize("NFC", ACCENTS.sub("", kept)).translate(PLAIN_LETTERS)
+    kept = re.sub(r"['’`]", "", kept)
+    if DIGIT.search(kept):
+        kept = THOUSANDS.sub(lambda number: number.group().replace(",", ""), kept)
+        kept = MINUS_SUM.sub("-", WHOLE_SUM.sub(r"\1", kept))
+        kept = BARE_POINT.sub("0.", kept)
+    return " ".join(WORD.findall(kept))
 
 
 @lru_cache(maxsize=16)
 def content_words(text: str) -> frozenset[str]:
-    """Normalised words without the commonest ones."""
-    return frozenset(normalise(text).split()) - STOPWORDS
+    """Words without the commonest ones."""
+    return frozenset(plain(text).split()) - STOPWORDS
+
+
+def numbers(words: Iterable[str]) -> frozenset[str]:
+    """Those of the words that hold a digit."""
+    return frozenset(word for word in words if DIGIT.search(word))
 
 
 def holds(text: str, part: str) -> bool:
@@ -53,6 +104,21 @@ def holds(text: str, part: str) -> bool:
     """
     wanted = flat(part)
     return bool(wanted) and f" {wanted} " in f" {flat(text)} "
+
+
+def says_rejected(reply: str, rejected: Sequence[str], accepted: Sequence[str]) -> bool:
+    """`holds_rejected` of a reply, but for what stands only in its phrases of not knowing.
+
+    >>> says_rejected("I have no idea", ["No"], []), says_rejected("No. I have no idea", ["No"], [])
+    (False, True)
+    """
+    spent = Counter(" ".join(map(flat, abstentions(reply))).split())
+    said = Counter(flat(reply).split())
+    return any(
+        holds_rejected(reply, [value], accepted)
+        and any(said[word] > spent[word] for word in flat(value).split())
+        for value in rejected
+    )
 
 
 def holds_rejected(text: str, rejected: Sequence[str], accepted: Sequence[str]) -> bool:
@@ -115,6 +181,8 @@ def named_choices(reply: str, choices: Sequence[str]) -> set[int]:
     for place in sorted(texts, key=lambda place: -len(texts[place])):
         text = texts[place]
         if len(text) > 1 or text.isdecimal():
+            for but in ("not", "rather than", "instead of"):
+                said = said.replace(f" {but} {text} ", " \x00 ")
             found |= {place} if f" {text} " in said else set()
             said = said.replace(f" {text} ", " \x00 ")
     return found
@@ -131,6 +199,7 @@ def _letters(choices: Sequence[str]) -> list[str]:
 
 def _named_letters(reply: str, letters: Sequence[str]) -> set[str]:
     text = unicodedata.normalize("NFKC", reply).strip().strip("*`\"'").strip()
+    text = RULED_OUT.sub(" ", text)
     alone = r"\(?([A-Za-z])[).:]?"
     found = re.findall(r"\(([A-Za-z])\)", text)
     found += re.findall(
@@ -139,6 +208,7 @@ def _named_letters(reply: str, letters: Sequence[str]) -> set[str]:
     found += re.findall(r"(?i)\b(?:option|choice)\s+([a-z])\b", text)
     found += re.findall(r"^([A-Za-z])\s*[).:](?:\s|$)", text)
     found += re.findall(r"(?:^|\s)([B-HJ-Z])(?=[\s.,;:)]|$)", text)
+    found += A_LETTER.findall(text)
     if re.fullmatch(rf"{alone}(?:\s*(?:,|and|or|&|/)\s*{alone})*\.?", text):
         found += re.findall(r"\b([A-Za-z])\b", text)
     return {letter.casefold() for letter in found} & set(letters)

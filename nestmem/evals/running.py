@@ -7,13 +7,19 @@ An interrupted run goes on with the first unit that is not there; what a broken 
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import os
+import shutil
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +30,14 @@ from nestmem.evals.datasets.base import Dataset, Forget, Question, Stream, Task
 from nestmem.evals.folder import file_name
 from nestmem.evals.log import Line, Timing
 from nestmem.evals.record import environment, plain, write_json
-from nestmem.evals.systems.base import Kind, NotSupported, Reader, Setup, System
+from nestmem.evals.systems.base import Kind, NotSupported, Reader, Reply, Setup, System
+from nestmem.evals.veil import Veil, shuffled
 
 Progress = Callable[[int, int, str], None]
 QUESTION_UNITS = 20
 """What a question counts in the progress, where a turn counts 1."""
+ERRORS_IN_A_ROW = 5
+"""Errors (not refusals, not empty answers) of a reader after which a run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +88,13 @@ def choose(spec: str, kinds: Mapping[str, Kind]) -> Chosen:
     {'unit': 'session'}
     """
     name, _, rest = spec.partition(":")
+    if name == "import":
+        return Chosen(spec=spec, kind=_imported(rest), options={})
     if name not in kinds:
-        raise InputError(f"there is no system {name!r}; expected one of {', '.join(sorted(kinds))}")
+        known = ", ".join(sorted(kinds))
+        raise InputError(
+            f"there is no system {name!r}; expected one of {known}, or import:MODULE.NAME of your own"
+        )
     kind, options = kinds[name], {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
@@ -95,6 +109,18 @@ def choose(spec: str, kinds: Mapping[str, Kind]) -> Chosen:
     return Chosen(spec=spec, kind=kind, options=options)
 
 
+def _imported(path: str) -> Kind:
+    """A system of somebody's own: what MODULE.NAME makes of a Setup."""
+    module, _, attribute = path.rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"system 'import:{path}' is not found ({error}); expected import:MODULE.NAME of a module on the path"
+        ) from error
+    return Kind(name=attribute, about=f"{module}.{attribute}", make=make)
+
+
 def run(
     plan: Plan,
     dataset: Dataset,
@@ -102,56 +128,118 @@ def run(
     *,
     reader: Reader,
     embedder: Embedder | None,
+    api_key: str | None = None,
     cost: Mapping[str, Any] | None = None,
     started: datetime | None = None,
+    attempt: str = "",
     progress: Progress | None = None,
 ) -> Path:
-    """Runs what is not yet there of `plan` in `folder` and returns it. InputError when the folder holds another run.
+    """Runs what is not yet there of `plan` in `folder` and returns it. InputError when the folder holds another run, or
+    another process runs in it.
 
-    started: the moment that run.json names (of a run that goes on, its first beginning stays).
-
-    reader: what `plan.reader` names ("perfect" and other scripted ones are made anew for each stream).
+    reader: what `plan.reader` names ("perfect" and other scripted ones are made anew for each stream). api_key: for
+    systems behind a URL. started: the moment that run.json names (of a run that goes on, its first beginning stays).
+    attempt: ends the names of users; a new one for each attempt keeps what a server remembers of an earlier one apart.
     """
     described = describe(plan, dataset, reader, embedder)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("log", "times"):
-        (folder / part).mkdir(exist_ok=True)
-    described["systems"] = _with_those_there(folder, described)
-    described["started"] = _started(folder, started)
-    write_json(folder / "run.json", {**described, "cost": cost or {}, "finished": False})
-    total = len(plan.systems) * sum(_units(stream) for stream in dataset.streams)
-    done = 0
-    for chosen in plan.systems:
-        known = _finished_streams(folder, chosen)
-        for number, stream in enumerate(dataset.streams):
-            if stream.id not in known:
-                donor = dataset.streams[(number + 1) % len(dataset.streams)]
-                with tempfile.TemporaryDirectory(prefix="nestmem-judge-") as own:
-                    setup = Setup(
-                        folder=Path(own),
-                        stream=stream,
-                        donor=donor if donor is not stream else None,
-                        reader=readers.scripted(plan.reader, stream) or reader,
-                        embedder=embedder,
-                        budget_tokens=plan.budget_tokens,
-                        window_tokens=plan.window_tokens,
-                        depth=plan.depth,
-                        seed=plan.seed,
-                    )
-                    before = done
-                    report = (
-                        None
-                        if progress is None
-                        else lambda units, b=before, s=chosen.spec: progress(b + units, total, s)
-                    )
-                    lines, timing = play(plan.task.name, chosen, stream, setup, report)
-                _append(folder, chosen, lines, timing)
-            done += _units(stream)
-            if progress is not None:
-                progress(done, total, chosen.spec)
-    write_json(folder / "run.json", {**described, "cost": cost or {}, "finished": True})
+    work = folder / "work"
+    for part in (folder, folder / "log", folder / "times"):
+        part.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        described["systems"] = _with_those_there(folder, described)
+        described["started"] = _started(folder, started)
+        described["cost"] = cost or {}
+        write_json(folder / "run.json", {**described, "finished": False})
+        shutil.rmtree(work, ignore_errors=True)
+        given = _Given(
+            plan=plan, reader=reader, embedder=embedder, api_key=api_key, attempt=attempt, work=work
+        )
+        total = len(plan.systems) * sum(_units(stream) for stream in dataset.streams)
+        done = 0
+        for chosen in plan.systems:
+            known = finished_streams(folder, chosen)
+            for number, stream in enumerate(dataset.streams):
+                if stream.id not in known:
+                    report = partial(_moved, progress, done, total, chosen.spec)
+                    _append(folder, chosen, *_unit(given, dataset.streams, number, chosen, report))
+                done += _units(stream)
+                _moved(progress, done, total, chosen.spec, 0)
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(folder / "run.json", {**described, "finished": True})
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What all units of a run share. work: a folder for the systems' own folders."""
+
+    plan: Plan
+    reader: Reader
+    embedder: Embedder | None
+    api_key: str | None
+    attempt: str
+    work: Path
+
+
+def _moved(progress: Progress | None, before: int, total: int, spec: str, units: int) -> None:
+    if progress is not None:
+        progress(before + units, total, spec)
+
+
+def _unit(
+    given: _Given, streams: Sequence[Stream], number: int, chosen: Chosen, report: Callable[[int], None]
+) -> tuple[list[Line], Timing]:
+    plan, stream = given.plan, streams[number]
+    veil = Veil(stream=stream, number=number, attempt=given.attempt)
+    donor = donor_of(streams, number)
+    given.work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=given.work) as own:
+        setup = Setup(
+            folder=Path(own),
+            key=veil.key() if chosen.kind.reads_key else None,
+            donor=None if donor is None else Veil(stream=streams[donor], number=donor).told(),
+            reader=readers.scripted(plan.reader, stream) or given.reader,
+            embedder=given.embedder,
+            api_key=given.api_key,
+            budget_tokens=plan.budget_tokens,
+            window_tokens=plan.window_tokens,
+            depth=plan.depth,
+            seed=plan.seed,
+        )
+        return play(plan.task.name, chosen, veil, setup, report)
+
+
+def donor_of(streams: Sequence[Stream], number: int) -> int | None:
+    """The next stream that is somebody else's: it shares no cluster with this one, and under a tenth of its turns. None
+    when there is none. A placebo is told it."""
+    own = streams[number]
+    texts = {turn.text for turn in own.turns}
+    clusters = {question.cluster for question in own.questions} - {None}
+    for step in range(1, len(streams)):
+        place = (number + step) % len(streams)
+        other = streams[place]
+        shared = sum(turn.text in texts for turn in other.turns)
+        if 10 * shared < len(other.turns) and clusters.isdisjoint(q.cluster for q in other.questions):
+            return place
+    return None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; a killed process leaves no lock."""
+    lock = sqlite3.connect(folder / "lock", timeout=0, isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        raise InputError(
+            f"{folder} cannot be locked ({error}); another process runs in it: wait for it, or give another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def describe(plan: Plan, dataset: Dataset, reader: Reader, embedder: Embedder | None) -> dict[str, Any]:
@@ -170,6 +258,7 @@ def describe(plan: Plan, dataset: Dataset, reader: Reader, embedder: Embedder | 
             "streams": len(dataset.streams),
             "turns": sum(len(stream.turns) for stream in dataset.streams),
             "characters": sum(stream.characters for stream in dataset.streams),
+            "blank_turns": sum(not turn.text.strip() for stream in dataset.streams for turn in stream.turns),
             "questions": dataset.questions,
             "left_out": dict(dataset.left_out),
             "notes": list(dataset.notes),
@@ -197,15 +286,22 @@ def describe(plan: Plan, dataset: Dataset, reader: Reader, embedder: Embedder | 
 
 
 def play(
-    task: str, chosen: Chosen, stream: Stream, setup: Setup, report: Callable[[int], None] | None = None
+    task: str, chosen: Chosen, veil: Veil, setup: Setup, report: Callable[[int], None] | None = None
 ) -> tuple[list[Line], Timing]:
-    """One system through one stream: its lines in the order asked, and what it cost."""
+    """One system through one stream: its lines in the order asked, and what it cost. The system sees the names of
+    the veil, the lines have those of the stream."""
+    stream = veil.stream
     system = chosen.kind.make(setup, **{**chosen.kind.options, **chosen.options})
+    lacks = [name for name in _METHODS if not callable(getattr(system, name, None))]
+    if lacks:
+        raise InputError(
+            f"system {chosen.spec!r} has no method {', '.join(lacks)}; `nestmem.evals.systems.base.System` has them all"
+        )
     power = energy.read()
     try:
-        told = _Telling(task=task, spec=chosen.spec, system=system, stream=stream, report=report)
+        told = _Telling(task=task, spec=chosen.spec, system=system, veil=veil, report=report)
         told.play()
-        kept = system.bytes(stream.id)
+        kept = system.bytes(veil.scope)
     finally:
         system.close()
     return told.lines, Timing(
@@ -219,7 +315,11 @@ def play(
         bytes=kept,
         joules=energy.joules(power, energy.read()),
         unsupported=tuple(told.unsupported),
+        commit=environment()["commit"],
     )
+
+
+_METHODS = ("observe", "settle", "answer", "forget", "probe", "bytes", "close")
 
 
 @dataclass(kw_only=True)
@@ -229,21 +329,24 @@ class _Telling:
     task: str
     spec: str
     system: System
-    stream: Stream
+    veil: Veil
     report: Callable[[int], None] | None
     lines: list[Line] = field(default_factory=list)
     answer_s: list[float] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
     observe_s: float = 0.0
     settle_s: float = 0.0
+    errors: int = 0
+    stream: Stream = field(init=False)
     places: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.stream = self.veil.stream
         self.places = {turn.id: place for place, turn in enumerate(self.stream.turns)}
 
     def play(self) -> None:
         """All turns, and before each what stands there: the end of a session, requests to forget, questions."""
-        turns, scope = self.stream.turns, self.stream.id
+        turns, scope = self.veil.turns, self.veil.scope
         questions = _by_place(self.stream.questions)
         forgets = _by_place(self.stream.forgets)
         for place in range(len(turns) + 1):
@@ -263,28 +366,55 @@ class _Telling:
 
     def _ask(self, question: Question) -> None:
         started = time.perf_counter()
-        reply = self.system.answer(question.text, question.at, self.stream.id)
+        reply = self.system.answer(question.text, question.at, self.veil.scope)
         self.answer_s.append(time.perf_counter() - started)
-        probe = None
-        if question.candidates:
-            probe = self.system.probe(question.text, question.candidates, self.stream.id)
+        self._check(reply)
         self.lines.append(
             Line(
                 task=self.task,
                 system=self.spec,
                 stream=self.stream.id,
                 question=question,
-                reply=reply,
+                reply=self.veil.lift(reply, self.spec),
                 ages=tuple(question.after - self.places[id_] for id_ in question.evidence),
                 sessions=tuple(self.stream.turns[self.places[id_]].session for id_ in question.evidence),
-                probe=None if probe is None else tuple(probe),
+                probe=self._probe(question),
             )
         )
+
+    def _check(self, reply: Reply) -> None:
+        """Stops at what is no answer, and at a reader that is down: its errors would stand as results."""
+        if not isinstance(reply, Reply):
+            raise InputError(f"system {self.spec!r} answered {type(reply).__name__}; expected a Reply")
+        if not all(math.isfinite(hit.score) for hit in reply.ranked):
+            raise InputError(f"system {self.spec!r} ranks with a score that is no finite number")
+        failed = reply.reading.failed or ""
+        self.errors = self.errors + 1 if failed.startswith("error") else 0
+        if self.errors == ERRORS_IN_A_ROW:
+            raise InputError(
+                f"the reader of system {self.spec!r} failed {self.errors} times in a row ({failed}); mend it and give "
+                "the same command again: what was finished stays, this stream is asked anew"
+            )
+
+    def _probe(self, question: Question) -> tuple[float, ...] | None:
+        order = shuffled(question.candidates)
+        if not order:
+            return None
+        asked = [question.candidates[place] for place in order]
+        found = self.system.probe(question.text, asked, self.veil.scope)
+        if found is None:
+            return None
+        if len(found) != len(asked):
+            raise InputError(
+                f"system {self.spec!r} gave {len(found)} log-probabilities for {len(asked)} candidates"
+            )
+        given = dict(zip(order, found, strict=True))
+        return tuple(given[place] for place in range(len(order)))
 
     def _forget(self, forget: Forget) -> None:
         started = time.perf_counter()
         try:
-            self.system.forget(forget.turns, self.stream.id)
+            self.system.forget(self.veil.ids(forget.turns), self.veil.scope)
         except NotSupported as error:
             self.unsupported.append(str(error))
         self.settle_s += time.perf_counter() - started
@@ -320,12 +450,13 @@ def _append(folder: Path, chosen: Chosen, lines: list[Line], timing: Timing) -> 
         file.write(json.dumps({**asdict(timing), "log_bytes": path.stat().st_size}) + "\n")
 
 
-def _finished_streams(folder: Path, chosen: Chosen) -> set[str]:
+def finished_streams(folder: Path, chosen: Chosen) -> set[str]:
     """The streams whose unit is done; what a broken unit left behind them is cut off the log."""
     times = folder / "times" / f"{chosen.file}.jsonl"
     path = folder / "log" / f"{chosen.file}.jsonl.gz"
+    rows = times.read_text(encoding="utf-8").splitlines(keepends=True) if times.is_file() else []
     whole, ends = [], 0
-    for row in times.read_text(encoding="utf-8").splitlines(keepends=True) if times.is_file() else []:
+    for row in rows:
         try:
             ends = int(json.loads(row)["log_bytes"])
         except (ValueError, KeyError):
@@ -339,13 +470,28 @@ def _finished_streams(folder: Path, chosen: Chosen) -> set[str]:
         os.truncate(path, ends)
     elif whole:
         raise InputError(f"{path} is missing while {times} counts its lines; remove that too and run again")
-    if times.is_file():
-        times.write_text("".join(whole), encoding="utf-8")
+    if len(whole) < len(rows):
+        # Beside it and then in its place: a full disk must not cost what was done.
+        kept = times.with_name(times.name + ".tmp")
+        kept.write_text("".join(whole), encoding="utf-8")
+        kept.replace(times)
     return {json.loads(row)["stream"] for row in whole}
 
 
 # What may differ between the two halves of an interrupted run.
 _FREE = ("cost", "finished", "environment", "audit", "systems", "started")
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """ "seed 0 there, 1 here": the values that differ, those within a group by themselves."""
+    found = []
+    for key in keys:
+        old, new = there.get(key), now[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, [name for name in new if old.get(name) != new[name]])
+        else:
+            found.append(f"{key} {str(old)[:60]} there, {str(new)[:60]} here")
+    return found
 
 
 def _started(folder: Path, now: datetime | None) -> str | None:
@@ -366,9 +512,7 @@ def _with_those_there(folder: Path, described: Mapping[str, Any]) -> list[dict[s
     now = plain(described)
     differ = [key for key in now if key not in _FREE and there.get(key) != now[key]]
     if differ:
-        key = differ[0]
         raise InputError(
-            f"{folder} holds another run: its {', '.join(differ)} differ ({key}: {str(there.get(key))[:200]} there, "
-            f"{str(now[key])[:200]} asked for); give another folder"
+            f"{folder} holds another run: {'; '.join(_differences(there, now, differ))}; give another folder"
         )
     return list({system["spec"]: system for system in [*there["systems"], *now["systems"]]}.values())

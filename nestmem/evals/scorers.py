@@ -5,14 +5,16 @@ question. A name that ends in "@k" takes any k of 1 or more ("session_any@5"). T
 
 - A failed reading (refused, empty, an error) counts as wrong: 0, and 1 where lower is better. It is never None.
 - Without a reader (no text, and nothing failed) the scores that need one are None.
-- Where the right reply is that it is not known, `token_f1`, `exact` and `contains` are 1 for a reply that says so
-  (`personas.abstains`) and 0 for any other; `answer_in_context` is None.
+- Where the right reply is that it is not known, `abstains` and `contains` judge whether a reply says so
+  (`personas.abstains`), `contains` also whether it names no rejected value; `token_f1`, `exact` and
+  `answer_in_context` are None.
+- Where there is an answer, a reply that says it is not known does not hold it: `contains` is 0, whatever else it says.
 - Scores of evidence are None for a question whose data names none. A ranking that is empty scores 0 here;
   `scoring` leaves ranking scores out of a system that never ranks anything.
 
-`token_f1` is plain SQuAD F1 (Rajpurkar et al., 2016, arXiv 1606.05250) on words normalised by `personas.normalise`,
-the best over the accepted answers. LoCoMo's own script also stems words (Porter) and splits the comma lists of its
-category 1; that is not done here, so the two differ by a few points.
+`token_f1` is plain SQuAD F1 (Rajpurkar et al., 2016, arXiv 1606.05250) on the words of `reading.flat`, which keep
+numbers whole, the best over the accepted answers. LoCoMo's own script also stems words (Porter) and splits the comma
+lists of its category 1; that is not done here, so the two differ by a few points.
 """
 
 from __future__ import annotations
@@ -94,15 +96,11 @@ def _said(line: Line) -> str | None:
 
 
 def _against_answers(line: Line, judge: Callable[[str, tuple[str, ...]], float]) -> float | None:
-    """`judge(reply, answers)`, with the rules for failed readings and for what is not known."""
+    """`judge(reply, answers)`; 0 for a failed reading, None where the data has no answer."""
     question, said = line.question, _said(line)
-    if question.answerable and not question.answers:
+    if not question.answerable or not question.answers:
         return None
-    if said is None:
-        return 0.0
-    if not question.answerable:
-        return float(says_unknown(said))
-    return judge(said, question.answers)
+    return 0.0 if said is None else judge(said, question.answers)
 
 
 def _token_f1(line: Line) -> float | None:
@@ -114,7 +112,19 @@ def _exact(line: Line) -> float | None:
 
 
 def _contains(line: Line) -> float | None:
-    return _against_answers(line, accepted)
+    question, said = line.question, _said(line)
+    if question.answerable:
+        return _against_answers(line, _answers_with)
+    if said is None or not says_unknown(said):
+        return 0.0
+    return 1.0 - reading.says_rejected(said, question.rejected, ())
+
+
+def _answers_with(said: str, answers: Sequence[str]) -> float:
+    """1 when one of the answers stands in what was said, and it does not say that it is not known; an accepted answer
+    may speak of something unknown."""
+    unsure = says_unknown(said) and not any(map(says_unknown, answers))
+    return 0.0 if unsure else accepted(said, answers)
 
 
 def accepted(said: str, answers: Sequence[str]) -> float:
@@ -143,11 +153,9 @@ def _stale(line: Line) -> float | None:
     if not line.question.rejected:
         return None
     said = _said(line)
-    return 1.0 if said is None else _holds_rejected(line, said)
-
-
-def _holds_rejected(line: Line, text: str) -> float:
-    return float(reading.holds_rejected(text, line.question.rejected, line.question.answers))
+    if said is None:
+        return 1.0
+    return float(reading.says_rejected(said, line.question.rejected, line.question.answers))
 
 
 def _rubric(line: Line) -> float | None:
@@ -160,8 +168,12 @@ def _points(line: Line, texts: Sequence[frozenset[str]]) -> float | None:
     points = [words for words in map(content_words, line.question.rubric) if words]
     if not points:
         return None
-    met = sum(any(len(words & text) >= COVERED * len(words) for text in texts) for words in points)
-    return met / len(points)
+    return sum(any(_covers(text, words) for text in texts) for words in points) / len(points)
+
+
+def _covers(text: frozenset[str], point: frozenset[str]) -> bool:
+    """Whether enough of the point's words are in the text, and all its numbers."""
+    return len(point & text) >= COVERED * len(point) and reading.numbers(point) <= text
 
 
 def _order(line: Line) -> float | None:
@@ -217,20 +229,36 @@ def _answer_in_context(line: Line) -> float | None:
     return accepted(line.reply.context, line.question.answers)
 
 
+def _holds_rejected(line: Line) -> float:
+    question = line.question
+    return float(reading.holds_rejected(line.reply.context, question.rejected, question.answers))
+
+
 def _stale_in_context(line: Line) -> float | None:
-    return _holds_rejected(line, line.reply.context) if line.question.rejected else None
+    return _holds_rejected(line) if line.question.rejected else None
+
+
+def _kept_and_gone(line: Line) -> float | None:
+    if line.question.answerable:
+        return _answer_in_context(line)
+    return 1.0 - _holds_rejected(line) if line.question.rejected else None
 
 
 def _newest_first(line: Line) -> float | None:
     question = line.question
     if not question.answers or not question.rejected:
         return None
-    for _, text in reading.shown_by_rank(line.reply):
-        if reading.holds_rejected(text, question.rejected, question.answers):
-            return 0.0
-        if accepted(text, question.answers):
-            return 1.0
-    return 0.0
+    values: list[tuple[float, bool]] = []
+    for score, text in reading.shown_by_rank(line.reply):
+        # A log keeps six digits of a score.
+        score = round(score, 6)
+        if values and score != values[0][0]:
+            break
+        right = reading.holds_rejected(text, question.answers, question.rejected)
+        if right != reading.holds_rejected(text, question.rejected, question.answers):
+            values.append((score, right))
+    kinds = {right for _, right in values}
+    return sum(kinds) / len(kinds) if kinds else 0.0
 
 
 def _choice_support(line: Line) -> float | None:
@@ -291,6 +319,15 @@ def _probe_first(line: Line) -> float | None:
     return None if margin is None else float(margin > 0)
 
 
+def _probe_stale(line: Line) -> float | None:
+    question = line.question
+    if question.answerable or line.probe is None or len(line.probe) != len(question.candidates):
+        return None
+    gone = set(map(flat, question.rejected))
+    stale = [p for c, p in zip(question.candidates, line.probe, strict=True) if flat(c) in gone]
+    return float(max(stale) == max(line.probe)) if stale else None
+
+
 _AT: dict[str, tuple[str, Callable[[Line, int], float | None]]] = {
     "session_any": (
         "an evidence session is among the first @k sessions of the ranking",
@@ -313,7 +350,12 @@ _AT: dict[str, tuple[str, Callable[[Line, int], float | None]]] = {
 _ALL = (
     Score(name="token_f1", about="SQuAD F1 of the reply's words, best accepted answer", function=_token_f1),
     Score(name="exact", about="the reply is an accepted answer, normalised", function=_exact),
-    Score(name="contains", about="the reply holds an accepted answer as whole words", function=_contains),
+    Score(
+        name="contains",
+        about="the reply holds an accepted answer as whole words and does not say that it is not known; where it is "
+        "not, says so and names no rejected value. What else a reply holds, or its length, is not punished",
+        function=_contains,
+    ),
     Score(name="choice", about="the reply names the right option and no other", function=_choice),
     Score(name="abstains", about="says that it does not know what was never told", function=_abstains),
     Score(
@@ -323,7 +365,10 @@ _ALL = (
         better="lower",
     ),
     Score(
-        name="rubric", about="share of the points whose content words stand in the reply", function=_rubric
+        name="rubric",
+        about=f"share of the points of which {COVERED:.0%} of the content words, and all numbers, stand in the reply; "
+        "what else a reply holds, or its length, is not punished",
+        function=_rubric,
     ),
     Score(
         name="order",
@@ -362,8 +407,15 @@ _ALL = (
         needs="retrieval",
     ),
     Score(
+        name="kept_and_gone",
+        about="an accepted answer stands in the context; where there is none any more, no rejected value does",
+        function=_kept_and_gone,
+        needs="retrieval",
+    ),
+    Score(
         name="newest_first",
-        about="of the shown turns that hold a value, old or new, the closest holds the one that is right",
+        about="of the shown turns that hold a value, old or new (not both), the closest holds the one that is right; "
+        "half where one of the other kind is as close",
         function=_newest_first,
         needs="ranking",
     ),
@@ -381,7 +433,8 @@ _ALL = (
     ),
     Score(
         name="rubric_in_context",
-        about="share of the points whose content words stand in one shown turn",
+        about=f"share of the points of which {COVERED:.0%} of the content words, and all numbers, stand in one shown "
+        "turn; the length of a turn is not punished",
         function=_rubric_in_context,
         needs="retrieval",
     ),
@@ -389,6 +442,13 @@ _ALL = (
         name="probe_first",
         about="an accepted answer is the likeliest candidate to the weights",
         function=_probe_first,
+        needs="probe",
+    ),
+    Score(
+        name="probe_stale",
+        about="where there is no answer, a rejected value is the likeliest candidate to the weights",
+        function=_probe_stale,
+        better="lower",
         needs="probe",
     ),
     Score(

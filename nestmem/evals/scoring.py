@@ -1,10 +1,11 @@
 """Scores of a run, made from its folder alone: no clock, no model. Scoring twice gives the same bytes.
 
 Each score of each system is a mean over the questions that it applies to, with a standard error clustered by
-`Line.cluster` (questions on one stream go together) and a 95 % interval. A failed reading counts as wrong. The age
-of a question is that of its oldest evidence, in turns. A run that was interrupted is scored as far as it is there:
-only streams that a system finished count, and `missing_streams` says how many it did not. Nothing here holds more
-than one line of a log at a time.
+`Line.cluster` (questions on one stream go together) and a 95 % interval (`stats`: Student's t with as many degrees of
+freedom as clusters, less one; where there is one cluster, its questions count as if independent, and tables say so).
+A failed reading counts as wrong. The age of a question is that of its oldest evidence, in turns. A run that was
+interrupted is scored as far as it is there: only streams that a system finished count, and `missing_streams` says how
+many it did not. Nothing here holds more than one line of a log at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from nestmem.evals.folder import finished, read_run
 from nestmem.evals.log import Line, Timing
 from nestmem.evals.record import plain, write_json
 from nestmem.evals.scorers import JUDGED, SCORERS
-from nestmem.evals.stats import Estimate, clustered_mean, clustered_share, percentile
+from nestmem.evals.stats import (
+    Estimate,
+    clustered_difference,
+    clustered_mean,
+    clustered_share,
+    percentile,
+)
 from nestmem.evals.tables import render, render_compare
 
 __all__ = ["Paired", "compare", "paired", "render", "render_compare", "score", "write"]
@@ -143,6 +150,8 @@ def score(folder: Path, *, names: Sequence[str] = ()) -> dict[str, Any]:
         if name != JUDGED:
             SCORERS[name]
     specs = [system["spec"] for system in run["systems"]]
+    if not names and any(judging.verdict_file(folder, spec).is_file() for spec in specs):
+        wanted = list(dict.fromkeys([*wanted, JUDGED]))
     parts = {spec: read_part(folder, spec, wanted) for spec in specs}
     headline = task["without_reader"] if run["reader"]["spec"] == "none" else task["scorers"][0]
     headline = headline if headline in wanted else wanted[0]
@@ -173,8 +182,11 @@ def write(folder: Path) -> dict[str, Any]:
 
 def estimate(name: str, values: Sequence[float], clusters: Sequence[str]) -> Estimate:
     """The mean of a score: with Wilson's interval at the effective number of questions where it is a share."""
-    share = name == JUDGED or SCORERS[name].share
-    return (clustered_share if share else clustered_mean)(values, clusters)
+    return (clustered_share if _is_share(name) else clustered_mean)(values, clusters)
+
+
+def _is_share(name: str) -> bool:
+    return name == JUDGED or SCORERS[name].share
 
 
 def _system(part: Part, names: Sequence[str]) -> dict[str, Any]:
@@ -279,7 +291,7 @@ def paired(a: Iterable[Line], b: Iterable[Line], name: str) -> Paired:
 def _paired(name: str, a: Iterable[Asked], b: Iterable[Asked]) -> Paired:
     left, right = {one.key: one for one in a}, {one.key: one for one in b}
     shared = [key for key in left if key in right and name in left[key].values and name in right[key].values]
-    made = clustered_mean(
+    made = (clustered_difference if _is_share(name) else clustered_mean)(
         [left[key].values[name] - right[key].values[name] for key in shared],
         [left[key].cluster for key in shared],
     )
@@ -295,6 +307,8 @@ def _all_pairs(parts: Mapping[str, Part], names: Sequence[str]) -> dict[str, Any
         pairs = {}
         for place, a in enumerate(fit):
             for b in fit[place + 1 :]:
+                if name == JUDGED and _judges(parts[a], parts[b]):
+                    continue
                 difference = _paired(name, parts[a].asked, parts[b].asked)
                 if difference.estimate.n:
                     pairs[f"{a}|{b}"] = difference.record()
@@ -303,12 +317,20 @@ def _all_pairs(parts: Mapping[str, Part], names: Sequence[str]) -> dict[str, Any
     return found
 
 
+def _judges(a: Part, b: Part) -> list[str]:
+    """The two judges where two systems were judged by different ones: their verdicts say nothing about a difference."""
+    if a.verdicts is None or b.verdicts is None or a.verdicts.judge == b.verdicts.judge:
+        return []
+    return [a.verdicts.judge, b.verdicts.judge]
+
+
 def compare(a: Path, system_a: str | None, b: Path, system_b: str | None) -> dict[str, Any]:
     """The differences A minus B of two systems on the questions that both were asked.
 
     a, b: folders of runs. A system that is None is the run's only one; where neither is named, each system that both
     runs hold is compared with itself. InputError when the runs are of other tasks, versions or data, or a system is
-    not there. Other settings may differ; `differ` says which do.
+    not there. Other settings may differ; `differ` says which do. Where different judges judged, `judged` is left out, and
+    the pair's `left_out` says so.
     """
     runs = [read_run(Path(folder)) for folder in (a, b)]
     for key in ("name", "version", "digest"):
@@ -322,7 +344,17 @@ def compare(a: Path, system_a: str | None, b: Path, system_b: str | None) -> dic
     pairs = []
     for left, right in _chosen(runs, (a, b), (system_a, system_b)):
         one, other = read_part(Path(a), left, names), read_part(Path(b), right, names)
-        pairs.append({"a": left, "b": right, "scores": _differences(one, other, names)})
+        judges = _judges(one, other)
+        both = [name for name in names if name != JUDGED or not judges]
+        said = [f"{JUDGED} is left out: A was judged by {judges[0]}, B by {judges[1]}"] if judges else []
+        pairs.append(
+            {
+                "a": left,
+                "b": right,
+                "scores": _differences(one, other, both),
+                **({"left_out": said} if said else {}),
+            }
+        )
     differ = {key: [run.get(key) for run in runs] for key in SETTINGS if runs[0].get(key) != runs[1].get(key)}
     return plain(
         {

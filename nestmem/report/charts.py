@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from nestmem.errors import InputError
 from nestmem.evals.scorers import SCORERS
+from nestmem.evals.tables import named
 
 UNITS = {"probe_margin": "nats per token"}
 """What scores are counted in that are no shares."""
@@ -78,11 +79,11 @@ def label(score: str) -> str:
     """A score's name with its unit.
 
     >>> label("stale"), label("probe_margin")
-    ('stale, % (lower is better)', 'probe margin, nats per token')
+    ('stale ↓, % (lower is better)', 'probe margin, nats per token')
     """
     lower = " (lower is better)" if is_lower_better(score) else ""
     unit = "%" if is_share(score) else UNITS.get(score, "not a share")
-    return f"{score.replace('_', ' ')}, {unit}{lower}"
+    return f"{named(score).replace('_', ' ')}, {unit}{lower}"
 
 
 def charts(scores: Mapping[str, Any]) -> list[Chart]:

@@ -11,6 +11,7 @@ from typing import Any
 from nestmem.errors import InputError
 from nestmem.evals import scorers
 from nestmem.evals.log import Line
+from nestmem.evals.tables import doubt, one_cluster
 from nestmem.report import missing
 from nestmem.report.charts import charts, counted, groups, is_lower_better, label, scale
 from nestmem.report.examples import Example, chosen_score, sample, show
@@ -71,18 +72,20 @@ def render(title: str, body: Html) -> str:
 
 
 def value(name: str, estimate: Mapping[str, Any] | None, usual: int | None = None) -> str:
-    """A mean with its standard error, in percent where it is a share; n where it is not the `usual` one.
+    """A mean with its standard error (its interval, where that is 0), in percent where it is a share; n where it is
+    not the `usual` one.
 
     >>> value("exact", {"mean": 0.5, "se": 0.0126, "n": 80}, 100)
     '50.0 ± 1.3 (n 80)'
+    >>> value("exact", {"mean": 1.0, "se": 0.0, "low": 0.93, "high": 1.0, "n": 50})
+    '100.0 (≥ 93.0)'
     """
     if not estimate or estimate["mean"] is None:
         return NONE
     times, places = scale(name), 1 if scale(name) > 1 else 3
-    error = NONE if estimate["se"] is None else f"{times * estimate['se']:.{places}f}"
     n = "" if usual in (None, estimate["n"]) else f" (n {estimate['n']:,})"
     # Adding 0 turns -0.0 into 0.0.
-    return f"{round(times * estimate['mean'], places) + 0.0:.{places}f} ± {error}{n}"
+    return f"{round(times * estimate['mean'], places) + 0.0:.{places}f}{doubt(estimate, times=times, places=places)}{n}"
 
 
 def usual_n(estimates: Iterable[Mapping[str, Any] | None]) -> int | None:
@@ -155,13 +158,14 @@ def _scores(scores: Mapping[str, Any]) -> list[Html]:
             cells.append(tag("b", shown) if _leads(scores, name, spec) else shown)
         rows.append(cells)
     about = (
-        "Mean ± standard error, clustered by conversation; n: the questions that a score applies to, in a cell where it "
-        "is another than in most. A failed reading counts as wrong. Bold: better than every other system, each paired "
-        "95 % interval without 0."
+        "Mean ± standard error, clustered by conversation, or the 95 % interval where that error is 0; n: the questions "
+        "that a score applies to, in a cell where it is another than in most. A failed reading counts as wrong. ↓: less "
+        "is better. Bold: better than every other system, each paired 95 % interval without 0."
     )
     return [
         table("Systems and scores", ["system", "asked", *_headings(usual)], rows),
         tag("p", about, class_="soft"),
+        *(tag("p", f"{line}.", class_="warn") for line in one_cluster(scores)),
         *_judge(scores.get("judge")),
         *_meanings(names),
     ]
@@ -178,8 +182,20 @@ def _judge(judge: Mapping[str, Any] | None) -> list[Html]:
     if errors is None:
         return [tag("p", said, "Its errors were not measured.", class_="warn")]
     took, refused = (_share(errors[key]) for key in ("false_accept", "false_reject"))
+    rows = [
+        [kind, verdict, _share(share)]
+        for key, verdict in (("false_accept", "wrong, accepted"), ("false_reject", "right, refused"))
+        for kind, share in errors.get(f"{key}_by_kind", {}).items()
+    ]
     return [
-        tag("p", said, f"Of planted replies it accepted {took} wrong ones, and refused {refused} right ones.")
+        tag(
+            "p", said, f"Of planted replies it accepted {took} wrong ones, and refused {refused} right ones."
+        ),
+        *(
+            [table("The judge's errors by kind of planted reply", ["reply", "error", "share"], rows)]
+            if rows
+            else []
+        ),
     ]
 
 
@@ -258,7 +274,8 @@ def _differences(scores: Mapping[str, Any], baseline: str) -> list[Html]:
         [spec, *(_difference(scores, name, spec, baseline, usual[name]) for name in names)] for spec in others
     ]
     about = (
-        f"System minus {baseline}, ± standard error, on the questions that both were asked. "
+        f"System minus {baseline}, ± standard error, or the 95 % interval where that error is 0, on the questions that "
+        "both were asked. "
         "Bold: the 95 % interval leaves out 0."
     )
     caption = f"Differences to {baseline}"

@@ -256,3 +256,139 @@ def test_the_binomial_tail() -> None:
     assert tail(0, 5, 0.25) == pytest.approx(1.0)
     assert tail(3, 3, 0.5) == pytest.approx(0.125)
     assert tail(2, 3, 0.5) == pytest.approx(0.5)
+
+
+def rotated(values: list, every: int) -> list:
+    """Each `every`th value moved on among themselves: a partial shuffle."""
+    made = list(values)
+    places = list(range(0, len(values), every))
+    for place, source in zip(places, places[1:] + places[:1], strict=True):
+        made[place] = values[source]
+    return made
+
+
+@pytest.mark.parametrize("part", ["evidence", "answers"])
+def test_a_fifth_of_the_labels_shuffled_is_found(part: str) -> None:
+    def shuffle(questions: list[Question]) -> list[Question]:
+        moved = rotated([getattr(q, part) for q in questions], 5)
+        return [replace(q, **{part: value}) for q, value in zip(questions, moved, strict=True)]
+
+    data = with_questions(shuffle)
+    finding = one(audit(data), "in none of its evidence")
+    assert (finding.severity, finding.count) == ("warning", 8)
+    assert finding.examples[:2] == ("ada name0", "ada city2")
+    assert "to 20% of labels may be wrong" in finding.what
+    # Half of the moved evidence shares a word with the question by chance, as much as its own.
+    assert f"about {'10' if part == 'evidence' else '0'}% (" in finding.what, finding.what
+    # Too few for the test by permutations, which is of all labels together.
+    assert not [f for f in audit(data) if "look shuffled" in f.what]
+
+
+def test_an_answer_in_other_turns_is_not_held_against_evidence_that_has_it() -> None:
+    first = dataset().streams[0]
+    turns = tuple(
+        replace(turn, text=f"{turn.text} I like {first.questions[0].answers[0]} best.") if n < 3 else turn
+        for n, turn in enumerate(first.turns)
+    )
+    assert not [f for f in audit(dataset(replace(first, turns=turns))) if "none of its evidence" in f.what]
+    # A word of many turns, a part of a word and what is said later tell nothing.
+    name = first.questions[0].answers[0]
+    for words, many in ((name, 9), (f"{name}ish", 3), (f"mc{name}", 3)):
+        told = tuple(
+            replace(turn, text="Well. " + words * (0 < n <= many)) for n, turn in enumerate(first.turns)
+        )
+        asked = replace(first, turns=told, questions=first.questions[:1])
+        assert not [f for f in audit(dataset(asked)) if "none of its evidence" in f.what], words
+    told = tuple(replace(turn, text="Well. " + name * (n == 9)) for n, turn in enumerate(first.turns))
+    early = replace(first, turns=told, questions=(replace(first.questions[0], after=5),))
+    assert not [f for f in audit(dataset(early)) if "none of its evidence" in f.what]
+    late = replace(early, questions=first.questions[:1])
+    assert one(audit(dataset(late)), "none of its evidence").count == 1
+
+
+def test_a_stream_that_is_entered_twice_is_an_error() -> None:
+    first, second = dataset().streams
+    again = replace(first, id="ada again")
+    finding = one(audit(dataset(first, second, again)), "entered twice")
+    assert (finding.severity, finding.count, finding.examples) == ("error", 1, ("ada ada again",))
+    # Other questions about the same turns are no second entry.
+    apart = replace(first, questions=first.questions[:10]), replace(again, questions=first.questions[10:])
+    found = audit(dataset(*apart))
+    assert one(found, "and other questions").severity == "warning"
+    assert not [f for f in found if "entered twice" in f.what]
+
+
+def test_a_rejected_value_that_is_accepted_is_an_error() -> None:
+    both = with_questions(
+        lambda qs: [
+            replace(q, rejected=("Zorro", f"the {q.answers[0].upper()}.")) if q.id == "city1" else q
+            for q in qs
+        ]
+    )
+    finding = one(audit(both), "reject a value that they accept")
+    assert (finding.severity, finding.count, finding.examples) == ("error", 2, ("ada city1", "bo city1"))
+    assert audit(with_questions(lambda qs: [replace(q, rejected=("Zorro",)) for q in qs])) == ()
+
+
+def test_nearly_the_same_question_is_found() -> None:
+    first = dataset().streams[0]
+    text = first.questions[0].text
+    near = replace(first.questions[0], id="near", text=text.upper().replace("?", " ?!").replace("MY", "my,"))
+    finding = one(audit(dataset(replace(first, questions=(*first.questions, near)))), "case, punctuation")
+    assert (finding.severity, finding.examples) == ("warning", ("ada near",))
+    later = replace(near, after=19)
+    assert not [
+        f for f in audit(dataset(replace(first, questions=(*first.questions, later)))) if "case," in f.what
+    ]
+
+
+CLASSES = {
+    "417": ("card", "bank", "pin", "cash", "loan"),
+    "230": ("bus", "train", "ticket", "seat", "ferry"),
+    "555": ("rain", "snow", "wind", "storm", "cloud"),
+    "901": ("soup", "bread", "cheese", "salad", "roast"),
+}
+
+
+def taught(shuffle: str = "") -> Dataset:
+    """Ten utterances of each of four classes, and three questions of each."""
+    rng = random.Random(4)
+    told = [
+        (f"tell me of the {' and '.join(rng.sample(words, 2))}", label)
+        for label, words in CLASSES.items()
+        for _ in "x" * 10
+    ]
+    asked = [
+        (f"what about the {' or '.join(rng.sample(words, 2))}", label)
+        for label, words in CLASSES.items()
+        for _ in "x" * 6
+    ]
+    for part, rows in (("told", told), ("asked", asked)):
+        if part == shuffle:
+            labels = [label for _, label in rows]
+            rng.shuffle(labels)
+            rows[:] = [(text, label) for (text, _), label in zip(rows, labels, strict=True)]
+    turns = tuple(
+        Turn(id=f"t{n}", session="s", role="user", text=f"{text} -> {label}")
+        for n, (text, label) in enumerate(told)
+    )
+    questions = tuple(
+        Question(id=f"q{n}", text=f"Which label has: {text}?", kind="label", after=40, answers=(label,))
+        for n, (text, label) in enumerate(asked)
+    )
+    return dataset(Stream(id="classes", turns=turns, questions=questions))
+
+
+def test_shuffled_labels_of_told_classes_are_found() -> None:
+    assert not [f for f in audit(taught()) if "labels look shuffled" in f.what]
+    finding = one(audit(taught("told")), "told labels look shuffled")
+    assert finding.severity == "warning" and "of 40 texts (by chance 9)" in finding.what
+    found = audit(taught("asked"))
+    assert one(found, "asked labels look shuffled").severity == "warning"
+    assert not [f for f in found if "told labels" in f.what]
+
+
+def test_other_turns_with_an_arrow_are_no_classes() -> None:
+    first = dataset().streams[0]
+    turns = tuple(replace(turn, text=f"{turn.text} -> ok {n}") for n, turn in enumerate(first.turns))
+    assert not [f for f in audit(dataset(replace(first, turns=turns))) if "labels look" in f.what]

@@ -12,7 +12,7 @@ import pytest
 
 from nestmem.agent.llm import ChatEndpoint
 from nestmem.errors import InputError
-from nestmem.evals.datasets.base import Stream, Turn
+from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems import endpoint
 from nestmem.evals.systems.base import NotSupported, Setup
 
@@ -100,13 +100,63 @@ def test_turns_are_sent_with_their_session_and_a_question_with_nothing(server):
     assert bodies[-1]["messages"] == reply.reading.prompt
     assert bodies[-1]["messages"][0]["content"] == "What is my dog called?\n(Asked on 2026-03-02.)"
     assert {body["user"] for body in bodies} == {"ada"}
-    assert [headers["X-Session-Id"] for _, headers in server.requests] == ["s0", "s0", "s1", "questions"]
+    assert [headers["X-Session-Id"] for _, headers in server.requests] == ["s0", "s0", "s1", "question-1"]
     assert {headers["X-User-Id"] for _, headers in server.requests} == {"ada"}
     assert memory.probe("Who?", ("x",), "ada") is None
     assert memory.bytes("ada") == 0
     with pytest.raises(NotSupported):
         memory.forget(["a"], "ada")
     memory.close()
+
+
+def test_turns_that_end_a_session_are_sent(server):
+    said = (
+        SAID[0],
+        SAID[1],
+        Turn(id="d", session="s1", role="assistant", text="Rain today."),
+        Turn(id="e", session="s1", role="user", text="Thank you."),
+        Turn(id="f", session="s1", role="assistant", text="You are welcome."),
+    )
+    memory = system(server)
+    for turn in said:
+        memory.observe(turn, None, "ada")
+    memory.settle("ada")
+    memory.settle("ada")
+    sent = [
+        (headers["X-Session-Id"], [m["content"] for m in body["messages"]])
+        for body, headers in server.requests
+    ]
+    s1 = [turn.text for turn in said[2:]]
+    s0 = [turn.text for turn in said[:2]]
+    assert sent == [("s0", s0[:1]), ("s0", s0), ("s1", s1[:2]), ("s1", s1)]
+    server.broken = (500, b"down")
+    memory.observe(Turn(id="g", session="s2", role="assistant", text="Hello."), None, "ada")
+    memory.settle("ada")
+    server.broken = None
+    assert memory.answer("Who?", None, "ada").notes[0].startswith("1 requests that told of turns failed")
+
+
+def test_each_question_has_a_session_of_its_own(server):
+    memory = system(server)
+    tell(memory)
+    tell(memory, "bob")
+    for scope in ("ada", "ada", "bob"):
+        memory.answer("What is my dog called?", None, scope)
+    asked = [(h["X-User-Id"], h["X-Session-Id"]) for _, h in server.requests[-3:]]
+    assert asked == [("ada", "question-1"), ("ada", "question-2"), ("bob", "question-1")]
+
+
+def test_the_key_of_the_run_is_sent_and_a_password_in_the_url_is_refused(server, tmp_path: Path):
+    setup = Setup(folder=tmp_path, key=None, donor=None, reader=None, embedder=None, api_key="secret")
+    [kind] = endpoint.KINDS
+    assert "secret" not in str(kind.options) and kind.remote
+    memory = kind.make(setup, url=server.url)
+    memory.answer("Who?", None, "ada")
+    assert server.requests[-1][1]["Authorization"] == "Bearer secret"
+    for url in (server.url.replace("//", "//ada:pass@"), server.url.replace("//", "//pass@")):
+        with pytest.raises(InputError, match="OPENAI_API_KEY") as refused:
+            kind.make(setup, url=url)
+        assert "pass@" not in str(refused.value)
 
 
 def test_scopes_are_told_apart_by_the_user(server):
@@ -135,7 +185,7 @@ def test_a_question_without_an_answer_is_a_failed_reading(server, status, body, 
     assert reply.reading.failed is not None
     assert reply.reading.failed.startswith(failed)
     assert reply.reading.text == ""
-    assert reply.notes[0].startswith("3 turns could not be sent")
+    assert reply.notes[0].startswith("3 requests that told of turns failed")
     server.broken = None
     assert memory.answer("What is my dog called?", None, "ada").reading.failed is None
 
@@ -151,7 +201,7 @@ def test_a_session_longer_than_the_window_is_sent_by_its_end(server):
 def test_it_needs_a_url(tmp_path: Path):
     setup = Setup(
         folder=tmp_path,
-        stream=Stream(id="ada", turns=SAID, questions=()),
+        key=None,
         donor=None,
         reader=None,
         embedder=None,

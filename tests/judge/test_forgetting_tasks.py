@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from nestmem.evals.datasets.telling import holds
 from nestmem.evals.scorers import SCORERS
 from nestmem.evals.systems import baselines
 from nestmem.evals.systems.base import Setup
+from nestmem.evals.veil import Veil
 
 LIVES = 8
 KINDS = {kind.name: kind for kind in baselines.KINDS}
@@ -92,6 +94,15 @@ def test_the_request_is_said_too_and_names_no_value(deletion):
             >= 3
         )
         assert not any(holds(text, values) for text in session)
+
+
+def test_a_deleted_question_has_the_candidates_that_it_had_before(deletion):
+    for stream in deletion.streams:
+        before = {q.text: q.candidates for q in stream.questions if q.kind == "before"}
+        for question in stream.questions:
+            if question.kind.startswith("deleted"):
+                assert question.candidates == before[question.text] and len(question.candidates) >= 2
+                assert question.candidates[0] == question.rejected[-1]
 
 
 def test_a_dependent_is_stale_only_after_its_ground_changed(cascades):
@@ -182,15 +193,16 @@ def test_questions_do_not_hold_their_answers(deletion, cascades, absence):
 
 def played(spec: str, reader: str, stream, tmp_path) -> list:
     """The lines of one stream through one system."""
+    veil = Veil(stream=stream, number=0)
     setup = Setup(
         folder=tmp_path,
-        stream=stream,
+        key=veil.key(),
         donor=None,
         reader=readers.scripted(reader, stream) or readers.NoReader(),
         embedder=None,
     )
     chosen = running.Chosen(spec=spec, kind=KINDS[spec], options={})
-    return running.play("deletion", chosen, stream, setup)[0]
+    return running.play("deletion", chosen, veil, setup)[0]
 
 
 def test_a_history_that_forgets_recalls_what_was_deleted_only_before(deletion, tmp_path):
@@ -199,6 +211,34 @@ def test_a_history_that_forgets_recalls_what_was_deleted_only_before(deletion, t
             assert SCORERS["answer_in_context"](line) == 1
         else:
             assert SCORERS["stale_in_context"](line) == 0
+
+
+def test_the_headline_of_deletion_needs_both_to_keep_and_to_forget(deletion, tmp_path):
+    assert DELETION.without_reader == "kept_and_gone" and {"kept_and_gone", "probe_stale"} <= set(
+        DELETION.scorers
+    )
+    headline = SCORERS[DELETION.without_reader]
+    (stream,) = deletion.streams[:1]
+    assert {headline(line) for line in played("full", "none", stream, tmp_path)} == {1.0}
+    nothing = [headline(line) for line in played("none", "none", stream, tmp_path)]
+    assert (nothing.count(0.0), nothing.count(1.0)) == (15, 6)
+    # Without the forget all of it is kept.
+    kept = [headline(line) for line in played("full", "none", replace(stream, forgets=()), tmp_path)]
+    assert (kept.count(1.0), kept.count(0.0)) == (15, 6)
+
+
+def test_weights_that_still_know_a_deleted_value_are_stale(deletion, tmp_path):
+    for line in played("none", "none", deletion.streams[0], tmp_path):
+        first = (-1.0, *(-2.0 for _ in line.question.candidates[1:]))
+        last = tuple(reversed(first))
+        if line.question.kind.startswith("deleted"):
+            assert SCORERS["probe_stale"](replace(line, probe=first)) == 1.0
+            assert SCORERS["probe_stale"](replace(line, probe=last)) == float(
+                line.question.candidates[-1] in line.question.rejected
+            )
+            assert SCORERS["probe_first"](replace(line, probe=first)) is None
+        else:
+            assert SCORERS["probe_stale"](replace(line, probe=first)) is None
 
 
 @pytest.mark.parametrize(("reader", "share"), [("perfect", 1.0), ("useless", 0.0)])

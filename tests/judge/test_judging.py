@@ -19,12 +19,12 @@ from nestmem.evals.judging import (
     judge_lines,
     measure,
     parse,
-    plant,
     read_errors,
     read_verdicts,
 )
 from nestmem.evals.log import Line
-from nestmem.evals.reading import holds
+from nestmem.evals.plants import changed, half, negated, plant, wrapped
+from nestmem.evals.reading import content_words, flat, holds, right_choices
 from nestmem.evals.systems.base import Reading, Reply
 
 NAMES = ("Nimbus", "Pixel", "Rex", "Bruno", "Tilly", "Otto", "Greta", "Ziggy")
@@ -40,6 +40,52 @@ QUESTIONS = tuple(
     for n, name in enumerate(NAMES)
 )
 NEVER = Question(id="never", text="What is Bo's cat called?", kind="never", after=3, answerable=False)
+
+
+MIXED = (
+    *(
+        Question(
+            id=f"n{n}",
+            text=f"When did I see the {n}th whale?",
+            kind="date",
+            after=3,
+            answers=(f"On the {n}th of August {2000 + n}",),
+        )
+        for n in range(4, 8)
+    ),
+    *(
+        Question(
+            id=f"l{n}",
+            text=f"What did I buy on trip {n}?",
+            kind="list",
+            after=3,
+            answers=(f"rope {n}, a lamp, wax and nails",),
+        )
+        for n in range(4)
+    ),
+    *(
+        Question(
+            id=f"c{n}",
+            text="Which reply fits?",
+            kind="choice",
+            after=3,
+            answers=(f"Since you like boats, try harbour {n}.", "b"),
+            choices=("Since you like bears, try the zoo.", f"Since you like boats, try harbour {n}."),
+        )
+        for n in range(4)
+    ),
+    *(
+        Question(
+            id=f"r{n}",
+            text=f"Tell me of plan {n}.",
+            kind="plan",
+            after=3,
+            rubric=(f"the bridge opens in {1990 + n}", f"the mayor of town {n} pays {n + 3} crowns"),
+        )
+        for n in range(4)
+    ),
+    NEVER,
+)
 
 
 class Scripted:
@@ -59,8 +105,13 @@ class Scripted:
         text = messages[0]["content"]
         right = re.findall(r"^- (.*)$", text.split("Outdated")[0], re.M)
         reply = text.partition("<reply>\n")[2].partition("\n</reply>")[0]
+        if self.rule == "overlap":
+            good = any(content_words(reply) & content_words(answer) for answer in right)
+            return json.dumps({"correct": good})
         known = "It was never said" not in text
-        good = any(holds(reply, answer) for answer in right) if known else "know" in reply
+        told = flat(re.sub("^As far as I remember(, it was|:) ", "", reply))
+        whole = flat(" ".join(right)) if "Its points" in text else None
+        good = told in (*map(flat, right), whole) if known else "know" in reply
         return f'Here: {{"correct": {str(good).lower()}}}'
 
 
@@ -159,15 +210,44 @@ def test_another_judge_and_damage_are_errors(tmp_path: Path) -> None:
 
 
 def test_planted_replies_are_what_they_say() -> None:
-    planted = plant((*QUESTIONS, NEVER), n=50, seed=3)
-    assert planted == plant((*QUESTIONS, NEVER), n=50, seed=3)
-    assert {each.source for each in planted} == {"accepted", "other answer", "outdated", "no answer"}
+    planted = plant((*QUESTIONS, *MIXED), n=50, seed=3)
+    assert planted == plant((*QUESTIONS, *MIXED), n=50, seed=3)
+    assert {each.kind for each in planted if each.right} == {"accepted", "wrapped"}
+    wrong = {"other answer", "outdated", "changed", "negated", "hedge", "half", "wrong option"}
+    assert {each.kind for each in planted if not each.right} == wrong | {"other points", "changed points"}
     for each in planted:
-        accepted = any(holds(each.reply, answer) for answer in each.question.answers)
-        assert accepted == (each.right and each.question.answerable)
+        answers = each.question.answers
+        if each.right:
+            assert each.reply and (not answers or holds(each.reply, answers[0]))
+        elif each.kind not in ("negated", "hedge"):
+            assert not any(holds(each.reply, answer) for answer in answers), each
+        if each.kind == "wrong option":
+            assert not right_choices([each.reply], answers) and each.reply in each.question.choices
     never = [each for each in planted if each.question is NEVER]
-    assert [each.right for each in never] == [True, False, False] and "know" in never[0].reply
+    assert [each.right for each in never] == [True, True, False] and "know" in never[1].reply
     assert len({each.question.id for each in plant(QUESTIONS, n=3, seed=0)}) == 3
+
+
+def test_near_misses_of_an_answer() -> None:
+    assert changed("21st May 2023, at 9:59") == "22nd May 2024, at 10:59"
+    assert changed("In May, perhaps") == "In May, perhaps" and changed("next Sunday") == "next Monday"
+    assert changed("the Mk2, 11th of 012") == "the Mk2, 12th of 013"
+    assert negated("You did it.") == "It is not the case that you did it."
+    assert half("a rope\na lamp\nwax\nnails") == "a rope, a lamp" and half("May 7, 2023, Oslo") is None
+    assert half("You went there, bought it and came back again at night, late") is None
+    assert wrapped("Rex") != "Rex" and holds(wrapped("Rex"), "Rex")
+
+
+def test_an_answer_that_is_right_all_the_same_is_not_planted_as_wrong() -> None:
+    days = Question(
+        id="d", text="How long?", kind="days", after=3, answers=("14 days", "15 days (both ends)")
+    )
+    both = Question(id="e", text="How long?", kind="days", after=3, answers=("14 days", "15 days"))
+    assert [each.reply for each in plant([days]) if each.kind == "changed"] == []
+    assert [each.reply for each in plant([both]) if each.kind == "changed"] == []
+    sibling = Question(id="s", text="Where?", kind="place", after=3, answers=("Paris, France",))
+    other = Question(id="o", text="Which town?", kind="place", after=3, answers=("Paris",))
+    assert not [each for each in plant([sibling, other]) if each.kind in ("other answer", "hedge")]
 
 
 @pytest.mark.parametrize(
@@ -176,15 +256,30 @@ def test_planted_replies_are_what_they_say() -> None:
 )
 def test_the_error_of_scripted_judges(tmp_path: Path, rule: str, accepts: float, rejects: float) -> None:
     path = tmp_path / "planted.json"
-    questions, llm = (*QUESTIONS, NEVER), Scripted(rule)
+    questions, llm = (*QUESTIONS, *MIXED), Scripted(rule)
     measure(Judge(llm), questions, path, seed=1)
     errors, asked, before = read_errors(path), llm.asked, path.read_bytes()
     assert (errors["false_accept"]["mean"], errors["false_reject"]["mean"]) == (accepts, rejects)
-    assert errors["false_accept"]["n"] == 26 and errors["false_reject"]["n"] == 9
+    assert errors["false_reject"]["n"] == 2 * len(questions) and errors["false_accept"]["n"] == asked - 50
     assert errors["false_accept"]["low"] <= accepts <= errors["false_accept"]["high"]
+    for key, rate in (("false_accept", accepts), ("false_reject", rejects)):
+        kinds = errors[f"{key}_by_kind"]
+        assert sum(share["n"] for share in kinds.values()) == errors[key]["n"]
+        assert {share["mean"] for share in kinds.values()} == {rate}
+        assert all(share["low"] <= rate <= share["high"] for share in kinds.values())
     assert errors["unparsed"] == (asked if rule == "junk" else 0)
     measure(Judge(llm), questions, path, seed=1)
-    assert llm.asked == asked == 35 and path.read_bytes() == before
+    assert llm.asked == asked and path.read_bytes() == before
+
+
+def test_a_judge_that_takes_any_shared_word_is_found_out(tmp_path: Path) -> None:
+    path = tmp_path / "planted.json"
+    measure(Judge(Scripted("overlap")), MIXED, path)
+    errors = read_errors(path)
+    assert errors["false_accept"]["low"] > 0.5
+    by_kind = errors["false_accept_by_kind"]
+    for kind in ("changed", "negated", "hedge", "half", "wrong option", "changed points"):
+        assert by_kind[kind]["mean"] == 1.0, kind
 
 
 def test_a_damaged_record_of_errors_is_an_error(tmp_path: Path) -> None:

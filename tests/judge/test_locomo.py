@@ -11,6 +11,9 @@ import pytest
 from nestmem.errors import InputError
 from nestmem.evals.datasets import base
 from nestmem.evals.datasets.locomo import TASK, load, parse_evidence
+from nestmem.evals.log import Line
+from nestmem.evals.scorers import SCORERS
+from nestmem.evals.systems.base import Reading, Reply
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REAL = os.environ.get("TEST_DATA")
@@ -117,6 +120,17 @@ def test_the_task_may_not_be_passed_on():
     assert TASK.licence.redistribution == "no"
     assert TASK.fetch[0].bytes == 2_805_274
     assert base.load(TASK, FIXTURES, TASK.options).questions == 9
+
+
+def test_the_headline_is_over_the_categories_that_have_answers():
+    (stream, *_) = load(FIXTURES / "locomo").streams
+    for question in stream.questions:
+        reply = Reply(reading=Reading(text="That was not mentioned."))
+        line = Line(task="locomo", system="x", stream=stream.id, question=question, reply=reply)
+        adversarial = question.kind == "adversarial"
+        assert (SCORERS[TASK.scorers[0]](line) is None) == (SCORERS["exact"](line) is None) == adversarial
+        assert SCORERS["abstains"](line) == (1.0 if adversarial else None)
+        assert SCORERS["contains"](line) == float(adversarial)
 
 
 @pytest.mark.skipif(not REAL, reason="TEST_DATA names no folder of data sets")

@@ -12,7 +12,7 @@ import pytest
 
 from nestmem.embedders.fakes import HashEmbedder
 from nestmem.errors import InputError, MissingExtra
-from nestmem.evals.datasets.base import Stream, Turn
+from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems import mem0
 from nestmem.evals.systems.base import Reading, Setup
 
@@ -46,7 +46,7 @@ def setup(folder: Path, **kwargs) -> Setup:
     kwargs.setdefault("embedder", HashEmbedder())
     return Setup(
         folder=folder,
-        stream=Stream(id="ada", turns=SAID, questions=()),
+        key=None,
         donor=None,
         reader=Silent(),
         **kwargs,
@@ -76,7 +76,9 @@ def test_it_finds_its_own_messages_and_forgets_them(tmp_path):
     assert system.bytes("ada") > 0
     system.forget(["a", "a", "unknown"], "ada")
     assert "a" not in [hit.turn for hit in system.answer(ASKED, AT, "ada").ranked]
+    assert "the package keeps forgotten messages in its history" in system.answer(ASKED, AT, "ada").notes
     assert system.answer(ASKED, None, "bob").shown == ("a",)
+    assert system.answer(ASKED, None, "bob").notes == ()
     assert system.answer(ASKED, None, "nobody").ranked == ()
     for one in (system, again):
         one.close()
@@ -101,6 +103,32 @@ def test_nothing_is_sent_or_written_to_the_users_home(tmp_path):
     assert mem0.memory.telemetry.MEM0_TELEMETRY is False
     assert mem0.memory.setup.mem0_dir == os.environ["MEM0_DIR"]
     assert not mem0.memory.setup.mem0_dir.startswith(str(Path.home() / ".mem0"))
+
+
+@installed
+def test_its_temporary_folder_goes_with_the_last_system(tmp_path):
+    one, two = told(tmp_path / "1"), told(tmp_path / "2")
+    own = Path(os.environ["MEM0_DIR"])
+    one.close()
+    assert own.is_dir()
+    assert two.answer(ASKED, AT, "ada").shown
+    two.close()
+    assert not own.exists()
+    again = told(tmp_path / "3")
+    assert again.answer(ASKED, AT, "ada").ranked[0].turn == "a"
+    again.close()
+    assert not own.exists()
+
+
+@installed
+def test_the_budget_is_filled_with_the_newest_that_were_not_found(tmp_path):
+    system = mem0.make(setup(tmp_path, budget_tokens=60))
+    for number in range(300):
+        text = "My dog is called Biscuit." if number == 4 else f"Stone number {number}."
+        system.observe(Turn(id=f"t{number}", session="s", role="user", text=text), None, "ada")
+    reply = system.answer(ASKED, None, "ada")
+    assert "t4" in reply.shown and len(reply.shown) > 5 and 200 < len(reply.context) <= 240
+    system.close()
 
 
 @installed

@@ -10,6 +10,7 @@ import pytest
 from nestmem.agent import study
 from nestmem.agent.controller import Memory
 from nestmem.agent.fakes import EchoLearner
+from nestmem.agent.recall import count_tokens
 from nestmem.embedders.fakes import HashEmbedder
 from nestmem.errors import InputError
 from nestmem.evals.datasets.base import Question, Stream, Turn
@@ -90,7 +91,7 @@ DONOR = stream("bob", (("s0", "user", "My dog is called Rook."), ("s1", "user", 
 
 def setup(folder: Path, *, donor: Stream | None = DONOR, **kwargs) -> Setup:
     folder.mkdir(parents=True, exist_ok=True)
-    return Setup(folder=folder, stream=stream("ada"), donor=donor, reader=Quoting(), embedder=None, **kwargs)
+    return Setup(folder=folder, key=None, donor=donor, reader=Quoting(), embedder=None, **kwargs)
 
 
 def fake(folder: Path, name: str, **kwargs) -> ours.Ours:
@@ -190,9 +191,7 @@ def test_text_is_what_memory_recalls(tmp_path):
 
 
 def test_the_embedder_of_the_run_makes_vectors_in_settle(tmp_path):
-    given = Setup(
-        folder=tmp_path, stream=stream("ada"), donor=None, reader=Quoting(), embedder=HashEmbedder()
-    )
+    given = Setup(folder=tmp_path, key=None, donor=None, reader=Quoting(), embedder=HashEmbedder())
     system = ours.make_text(given)
     tell(system, turns())
     ledger = system.told.memory.ledger
@@ -201,7 +200,7 @@ def test_the_embedder_of_the_run_makes_vectors_in_settle(tmp_path):
     (tmp_path / "without").mkdir()
     bare = Setup(
         folder=tmp_path / "without",
-        stream=stream("ada"),
+        key=None,
         donor=None,
         reader=Quoting(),
         embedder=HashEmbedder(),
@@ -275,7 +274,7 @@ def test_a_placebo_answers_with_the_facts_of_the_donor(tmp_path):
     assert system.answer(DOG, AT, "ada").reading.text == "Rook"
     assert "Biscuit" not in texts(system)
     assert system.probe(DOG, ("Rook", "Biscuit"), "ada") == [0.0, -5.0]
-    assert {scope.user for scope in system.told.memory.ledger.scopes()} == {"donor/bob"}
+    assert {scope.user for scope in system.told.memory.ledger.scopes()} == {"donor/ada/bob"}
     system.forget(["t0"], "ada")
     assert system.answer(DOG, AT, "ada").reading.text == "Rook"
     alone = fake(tmp_path / "alone", "ours-placebo", donor=None)
@@ -283,6 +282,107 @@ def test_a_placebo_answers_with_the_facts_of_the_donor(tmp_path):
     reply = alone.answer(DOG, AT, "ada")
     assert reply.spoke == "none"
     assert "no other stream" in reply.notes[0]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_placebo_is_told_no_more_of_the_donor_than_its_user_said(tmp_path, lazy):
+    how = ours.replace(HOWS["ours-placebo"], lazy=lazy)
+    system = ours.Ours(setup(tmp_path), how, learner=Apt())
+    assert system.answer(DOG, AT, "ada").reading.text != "Rook"
+    seen = []
+    for turn in turns()[:3]:
+        system.observe(turn, turn.at, "ada")
+        system.settle("ada")
+        system.answer(DOG, AT, "ada")
+        seen.append(
+            [event.content for event in system.told.memory.ledger.events(Scope(user="donor/ada/bob"))]
+        )
+    donor = [turn.text for turn in DONOR.turns]
+    assert seen == [donor[:1], donor, donor]
+    # What one user said brings another no more of the donor.
+    system.settle("eve")
+    assert system.answer(DOG, AT, "eve").reading.text != "Rook"
+
+
+class Small(Apt):
+    """Reads as a small model does: it takes stored values. Keeps the chats that it was asked."""
+
+    extractive = True
+
+    def __init__(self, scope: float = 1.0) -> None:
+        super().__init__()
+        self.scope = scope
+        self.asked = []
+
+    def applies(self, chats, state):
+        return [self.scope] * len(chats)
+
+    def generate(self, chats, states, *, max_new_tokens=32):
+        self.asked += chats
+        return super().generate(chats, states, max_new_tokens=max_new_tokens)
+
+
+NOISE = tuple(("s0", "user", f"The dog barks, what a name, what a dog, number {n}.") for n in range(30))
+
+
+@pytest.mark.parametrize("budget", [60, 100, 500])
+def test_a_stored_value_stands_in_the_context_and_is_paid_for(tmp_path, budget):
+    learner = Small()
+    system = ours.Ours(setup(tmp_path, budget_tokens=budget), HOWS["ours-both"], learner=learner)
+    tell(system, turns((("s0", "user", "My dog is called Biscuit."), *NOISE)))
+    learner.asked.clear()
+    reply = system.answer("What is the name of my dog?", AT, "ada")
+    assert reply.halves[:2] == ("by: extract", "text: Biscuit")
+    assert reply.context.splitlines()[0].endswith("? Biscuit")
+    assert reply.shown[0] == "t0" and "t0" not in reply.shown[1:]
+    assert len(reply.context) <= 4 * budget
+    # The text half asked no model: the log has the question that the weights were asked, and no more.
+    assert (
+        learner.asked
+        == [reply.reading.prompt]
+        == [[{"role": "user", "content": reply.reading.prompt[0]["content"]}]]
+    )
+    assert reply.reading.tokens_in == count_tokens("What is the name of my dog?")
+    assert not [note for note in reply.notes if "no model" in note]
+
+
+def test_where_no_model_was_asked_the_log_has_no_prompt_and_says_so(tmp_path):
+    learner = Small(scope=0.0)
+    system = ours.Ours(setup(tmp_path), HOWS["ours-both"], learner=learner)
+    tell(system, turns())
+    learner.asked.clear()
+    reply = system.answer(DOG, AT, "ada")
+    assert (reply.reading.text, learner.asked, reply.reading.prompt) == ("Biscuit", [], [])
+    assert reply.reading.tokens_in == 0 and reply.notes[0].startswith("no model was asked")
+
+
+def test_the_prompts_of_both_halves_are_in_the_log(tmp_path):
+    class Both(Small):
+        extractive = False
+
+    learner = Both()
+    system = ours.Ours(setup(tmp_path), HOWS["ours-both"], learner=learner)
+    tell(system, turns())
+    learner.asked.clear()
+    reply = system.answer(DOG, AT, "ada")
+    full, alone, again = learner.asked
+    assert full == again and reply.reading.prompt == [*full, *alone]
+    assert reply.reading.tokens_in == sum(count_tokens(m["content"]) for chat in learner.asked for m in chat)
+    assert [half.split(":")[0] for half in reply.halves] == ["by", "text", "weights", "both", "scope"]
+
+
+def test_a_say_of_memories_outside_the_context_is_noted(tmp_path):
+    class Wrong(Small):
+        extractive = False
+
+        def generate(self, chats, states, *, max_new_tokens=32):
+            return ["Leeds" if state is None else "Rook" for state in states]
+
+    system = ours.Ours(setup(tmp_path, budget_tokens=12), HOWS["ours-both"], learner=Wrong())
+    tell(system, turns())
+    reply = system.answer(DOG, AT, "ada")
+    assert "Leeds" not in reply.context and reply.reading.text == "Leeds"
+    assert "outside of the context" in reply.notes[0]
 
 
 def test_bad_and_long_texts_are_told_as_far_as_they_can_be(tmp_path):

@@ -139,6 +139,11 @@ def test_the_task():
     assert base.load(TASK, FIXTURES, TASK.options).questions == 4
 
 
+def test_the_task_says_that_it_needs_a_reader():
+    (said,) = [line for line in TASK.known_errors if "choice_support is at chance" in line]
+    assert "the task needs a reader" in said
+
+
 @pytest.mark.skipif(not REAL, reason="TEST_DATA names no folder of data sets")
 def test_real_data():
     dataset = load(Path(str(REAL)) / "personamem_32k")

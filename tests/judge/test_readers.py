@@ -296,9 +296,31 @@ def test_a_learner_is_asked_as_the_agent_asks_it() -> None:
     reader = readers.LearnerReader(Learner("Biscuit"))
     reading = reader.read(ASKED, f"user: {'x ' * 20}\n{CONTEXT}", at=AT)
     assert reading.prompt == prompts.question_chat(ASKED, CONTEXT.split("\n"))
-    assert (reading.text, reading.tokens_out, reading.failed) == ("Biscuit", 1, None)
+    assert (reading.text, reading.tokens_out, reading.failed) == ("Biscuit", 2, None)
+    assert reading.tokens_in == sum(-(-len(message["content"]) // 4) for message in reading.prompt)
     assert reader.read(ASKED, "", at=AT).prompt == [{"role": "user", "content": ASKED}]
     assert readers.LearnerReader(Learner("")).read(ASKED, CONTEXT, at=AT).failed == "empty"
+
+
+class Breaking(Learner):
+    """Has no memory left."""
+
+    def generate(
+        self, chats: list[Any], states: Sequence[Any | None], *, max_new_tokens: int = 32
+    ) -> list[str]:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+
+def test_a_model_that_breaks_off_is_a_failed_reading() -> None:
+    reading = readers.LearnerReader(Breaking("")).read(ASKED, CONTEXT, at=AT)
+    assert (reading.text, reading.failed) == ("", "error: RuntimeError: CUDA out of memory.")
+    assert reading.prompt == prompts.question_chat(ASKED, CONTEXT.split("\n")) and reading.tokens_in > 0
+
+
+def test_a_url_with_a_password_is_refused() -> None:
+    with pytest.raises(InputError, match="OPENAI_API_KEY") as refused:
+        readers.load("http://ada:hunter2@localhost:1/v1#small")
+    assert "hunter2" not in str(refused.value)
 
 
 def test_the_embedded_model_reads() -> None:
@@ -354,6 +376,22 @@ def test_a_model_folder_reads_the_end_of_a_long_context(
     assert system.startswith(prompt("answer.v1")) and system.endswith("user: line 899")
     assert "line 100\n" not in system and long.tokens_in < 900
     assert isinstance(reader.write("Summarise.", CONTEXT * 200, max_tokens=4), str)
+
+
+def test_a_model_folder_that_breaks_off_fails_the_reading_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = readers.load(str(folder))
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(reader._model, "generate", generate)
+    reading = reader.read(ASKED, CONTEXT, at=AT)
+    assert (reading.text, reading.failed) == ("", "error: RuntimeError: out of memory")
+    assert reading.tokens_in == sum(-(-len(message["content"]) // 4) for message in reading.prompt) > 0
+    with pytest.raises(LLMError, match="out of memory"):
+        reader.write("Summarise.", CONTEXT, max_tokens=4)
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:

@@ -695,3 +695,47 @@ def test_n_stands_in_the_heading_and_where_it_is_another(run: Path) -> None:
 
 def test_a_difference_of_nothing_has_no_sign() -> None:
     assert pages.value("contains", {"mean": -0.0001, "se": 0.01, "n": 5}) == "0.0 ± 1.0"
+
+
+def test_a_share_without_a_standard_error_shows_its_interval() -> None:
+    def shown(mean: float, low: float | None, high: float | None) -> str:
+        return pages.value("contains", {"mean": mean, "se": 0.0, "low": low, "high": high, "n": 5})
+
+    assert shown(1.0, 0.478, 1.0) == "100.0 (≥ 47.8)" and shown(0.0, 0.0, 0.522) == "0.0 (≤ 52.2)"
+    assert shown(0.5, 0.1, 0.9) == "50.0 (10.0 to 90.0)" and shown(0.0, -0.56, 0.56) == "0.0 (-56.0 to 56.0)"
+    assert shown(0.5, None, None) == "50.0 ± –"
+
+
+def test_a_page_marks_scores_of_which_less_is_better(run: Path) -> None:
+    scores = get(run, "scores.json")
+    for system in scores["systems"].values():
+        system["scores"]["stale_in_context"] = system["scores"]["contains"]
+    scores["paired"]["stale_in_context"] = scores["paired"]["contains"]
+    put(run, "scores.json", scores)
+    said = write_page(run).said
+    assert said.count("stale in context ↓, % (lower is better) (n 24)") == 2 and "contains ↓" not in said
+
+
+def test_a_page_says_that_there_is_one_cluster(run: Path) -> None:
+    assert "one cluster" not in write_page(run).said
+    scores = get(run, "scores.json")
+    scores["systems"]["full"]["by_age"]["0-9"]["contains"]["clusters"] = 1
+    put(run, "scores.json", scores)
+    assert "age 0-9: one cluster: its interval is as if questions were independent" in write_page(run).said
+    for system in scores["systems"].values():
+        system["scores"]["contains"]["clusters"] = 1
+    put(run, "scores.json", scores)
+    said = write_page(run).said
+    assert "all systems: one cluster: questions that may go together count as if independent" in said
+
+
+def test_a_judges_errors_stand_by_kind(run: Path) -> None:
+    scores = get(run, "scores.json")
+    share = {"mean": 0.125, "low": 0.05, "high": 0.25, "n": 40, "wrong": 5}
+    errors = {"false_accept": share, "false_reject": share}
+    errors |= {"false_accept_by_kind": {"hedge": share}, "false_reject_by_kind": {"wrapped": share}}
+    scores["judge"] = {"name": {"full": "some model"}, "unparsed": {"full": 0}, "errors": errors}
+    put(run, "scores.json", scores)
+    said = write_page(run).said
+    for kind, verdict in (("hedge", "wrong, accepted"), ("wrapped", "right, refused")):
+        assert f"{kind}{verdict}12.5 % (5.0 to 25.0) of 40" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -118,15 +119,15 @@ def test_turns_settles_forgets_and_questions_come_in_the_order_of_the_stream(tmp
     calls: list[str] = []
     go(tmp_path, plan(calls), dataset(forget=True))
     assert calls == [
-        "observe ada t0",
-        "observe ada t1",
-        "settle ada",
-        "answer ada what was fact 1?",
-        "observe ada t2",
-        "observe ada t3",
-        "settle ada",
-        "answer ada what was fact 3?",
-        "answer ada what is my cat?",
+        "observe u0 t0",
+        "observe u0 t1",
+        "settle u0",
+        "answer u0 what was fact 1?",
+        "observe u0 t2",
+        "observe u0 t3",
+        "settle u0",
+        "answer u0 what was fact 3?",
+        "answer u0 what is my cat?",
         "close",
     ]
 
@@ -157,11 +158,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_log(tmp_path: Path) -
     data = dataset("ada", "bob", "cyd")
     go(tmp_path / "whole", plan([]), data)
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path / "broken", plan([], crash_on="cyd"), data)
+        go(tmp_path / "broken", plan([], crash_on="u2"), data)
     assert json.loads((tmp_path / "broken" / "run.json").read_text())["finished"] is False
     calls: list[str] = []
     go(tmp_path / "broken", plan(calls), data)
-    assert {call.split()[1] for call in calls if call != "close"} == {"cyd"}
+    assert {call.split()[1] for call in calls if call != "close"} == {"u2"}
     whole, broken = (tmp_path / name / "log" / "echo.jsonl.gz" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
     assert json.loads((tmp_path / "broken" / "run.json").read_text())["finished"] is True
@@ -191,9 +192,11 @@ def test_a_log_that_was_cut_is_not_taken_for_whole(tmp_path: Path) -> None:
 
 def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path) -> None:
     go(tmp_path, plan([]), dataset("ada"))
-    with pytest.raises(InputError, match="holds another run: its task differ"):
+    with pytest.raises(
+        InputError, match=r"holds another run: digest .* there, .* here; streams 1 there, 2 here"
+    ):
         go(tmp_path, plan([]), dataset("ada", "bob"))
-    with pytest.raises(InputError, match="budget_tokens"):
+    with pytest.raises(InputError, match="budget_tokens 2000 there, 7 here"):
         go(tmp_path, replace(plan([]), budget_tokens=7), dataset("ada"))
 
 
@@ -212,6 +215,126 @@ def test_a_system_can_be_added_to_a_run(tmp_path: Path) -> None:
         "echo",
         "echo:x",
     ]
+
+
+class Cheat(Echo):
+    """Takes what a data set's ids give away: evidence is called "answer...", the right candidate stands first."""
+
+    def answer(self, question: str, time: datetime | None, scope: str) -> Reply:
+        found = [turn for turn in self.told if "answer" in turn.id + turn.session + scope]
+        hits = tuple(Hit(turn=turn.id, session=turn.session, score=1.0) for turn in found)
+        return Reply(reading=Reading(text=None), ranked=hits, shown=tuple(turn.id for turn in found))
+
+    def probe(self, question: str, candidates: Sequence[str], scope: str) -> list[float] | None:
+        return [-float(place) for place, _ in enumerate(candidates)]
+
+
+def telling() -> Dataset:
+    """A stream whose ids name the evidence, and questions whose first candidate is right."""
+    turns = tuple(
+        Turn(id=f"{'answer' if n == 1 else 'filler'}_{n}", session=f"{'answer' if n == 1 else 'filler'}_{n}",
+             role="user", text=f"fact {n}", at=AT)
+        for n in range(4)
+    )  # fmt: skip
+    questions = tuple(
+        Question(
+            id=f"q{n}", text=f"fact {n}?", kind="fact", after=4, answers=(f"right {n}",),
+            evidence=("answer_1",), candidates=(f"right {n}", f"wrong {n}", f"other {n}"),
+        )
+        for n in range(30)
+    )  # fmt: skip
+    return Dataset(streams=(Stream(id="answer_abs", turns=turns, questions=questions),), source="generated")
+
+
+def test_names_of_the_data_tell_a_system_nothing(tmp_path: Path) -> None:
+    seen: list[Setup] = []
+
+    def make(setup: Setup) -> Cheat:
+        seen.append(setup)
+        return Cheat(setup, [])
+
+    chosen = running.Chosen(spec="cheat", kind=Kind(name="cheat", about="", make=make), options={})
+    go(tmp_path, running.Plan(task=task(), options={}, systems=(chosen,)), telling())
+    lines = list(log.read_lines(tmp_path / "log" / "cheat.jsonl.gz"))
+    assert all(line.reply.ranked == line.reply.shown == () for line in lines)
+    assert {line.stream for line in lines} == {"answer_abs"}
+    first = sum(max(line.probe) == line.probe[0] for line in lines)
+    assert 2 < first < 20
+    assert seen[0].key is None and (seen[0].donor is None or not seen[0].donor.questions)
+
+
+def test_what_a_system_found_bears_the_names_of_the_data_in_the_log(tmp_path: Path) -> None:
+    go(tmp_path, plan([]), telling())
+    line = next(iter(log.read_lines(tmp_path / "log" / "echo.jsonl.gz")))
+    assert [(hit.turn, hit.session) for hit in line.reply.ranked][:2] == [
+        ("filler_0", "filler_0"),
+        ("answer_1", "answer_1"),
+    ]
+    assert line.reply.shown[1] == "answer_1"
+
+
+def test_a_turn_that_was_never_told_is_refused(tmp_path: Path) -> None:
+    class Liar(Echo):
+        def answer(self, question: str, time: datetime | None, scope: str) -> Reply:
+            return Reply(reading=Reading(text=None), shown=("t77",))
+
+    kind = Kind(name="liar", about="", make=lambda setup: Liar(setup, []))
+    chosen = running.Chosen(spec="liar", kind=kind, options={})
+    with pytest.raises(InputError, match="names turns that it was not told: t77"):
+        go(tmp_path, running.Plan(task=task(), options={}, systems=(chosen,)), dataset())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda self, question, time, scope: None, "answered NoneType; expected a Reply"),
+        (
+            lambda self, question, time, scope: Reply(
+                reading=Reading(text=None), ranked=(Hit(turn="t0", session="s0", score=float("nan")),)
+            ),
+            "no finite number",
+        ),
+    ],
+)
+def test_what_is_no_reply_is_named(tmp_path: Path, answer: object, said: str) -> None:
+    make = type("Odd", (Echo,), {"answer": answer})
+    chosen = running.Chosen(
+        spec="odd", kind=Kind(name="odd", about="", make=lambda s: make(s, [])), options={}
+    )
+    with pytest.raises(InputError, match=f"system 'odd'.*{said}"):
+        go(tmp_path, running.Plan(task=task(), options={}, systems=(chosen,)), dataset())
+
+
+def test_a_missing_method_is_named_before_anything_is_told(tmp_path: Path) -> None:
+    kind = Kind(name="half", about="", make=lambda setup: object())
+    chosen = running.Chosen(spec="half", kind=kind, options={})
+    with pytest.raises(InputError, match="system 'half' has no method observe, settle"):
+        go(tmp_path, running.Plan(task=task(), options={}, systems=(chosen,)), dataset())
+
+
+def test_a_reader_that_is_down_stops_the_run_and_is_asked_again_later(tmp_path: Path) -> None:
+    class Down(Echo):
+        def answer(self, question: str, time: datetime | None, scope: str) -> Reply:
+            return Reply(reading=Reading(text=None, failed="error: HTTP 401 Unauthorized"))
+
+    kind = Kind(name="echo", about="", make=lambda setup: Down(setup, []))
+    down = replace(plan([]), systems=(running.Chosen(spec="echo", kind=kind, options={}),))
+    with pytest.raises(InputError, match=r"failed 5 times in a row \(error: HTTP 401 Unauthorized\)"):
+        go(tmp_path, down, telling())
+    go(tmp_path, plan([]), telling())
+    assert all(
+        line.reply.reading.failed is None for line in log.read_lines(tmp_path / "log" / "echo.jsonl.gz")
+    )
+
+
+def test_a_system_of_ones_own_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_memory_of_today.py").write_text("def make(setup):\n    return setup\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = running.choose("import:my_memory_of_today.make", {})
+    assert chosen.kind.make(3) == 3 and chosen.file == "import_my_memory_of_today.make"
+    for wrong in ("import:my_memory_of_today.nothing", "import:nowhere_at_all.make", "import:make"):
+        with pytest.raises(InputError, match=r"expected import:MODULE\.NAME"):
+            running.choose(wrong, {})
 
 
 def test_progress_reaches_its_end_and_never_falls(tmp_path: Path) -> None:
@@ -287,6 +410,8 @@ def test_streams_refuse_evidence_that_is_not_said_yet() -> None:
         replace(whole, turns=(whole.turns[0], whole.turns[0]))
     with pytest.raises(InputError, match="two questions have one id"):
         replace(whole, questions=(whole.questions[0], whole.questions[0]))
+    with pytest.raises(InputError, match="has no text"):
+        replace(whole, questions=(replace(whole.questions[0], text="  "),))
     with pytest.raises(InputError, match="a forget"):
         replace(whole, forgets=(Forget(after=1, turns=("t3",)),))
 
@@ -317,6 +442,70 @@ def test_the_cost_is_said_for_each_system() -> None:
     assert cost.record(costs)["minutes"] == costs[0].minutes
 
 
+def test_a_run_that_goes_on_costs_what_is_left(tmp_path: Path) -> None:
+    data, none = dataset("ada", "bob"), readers.load("none")
+    go(tmp_path, plan([]), data)
+    [left] = cost.estimate(plan([]), data, reader=none, embedder=None, folder=tmp_path)
+    assert left.minutes == 0.0
+    [whole] = cost.estimate(plan([]), data, reader=none, embedder=None, folder=tmp_path / "new")
+    assert whole.minutes > 0.0
+
+
+def test_what_lives_elsewhere_is_not_tried_out() -> None:
+    calls: list[str] = []
+    kind = Kind(name="far", about="", make=lambda setup: Echo(setup, calls), remote=True)
+    far = running.Plan(task=task(), options={}, systems=(running.Chosen(spec="far", kind=kind, options={}),))
+    costs = cost.estimate(far, dataset(), reader=readers.load("none"), embedder=None)
+    assert calls == [] and math.isnan(costs[0].minutes) and cost.total(costs) == 0.0
+
+
+def test_each_attempt_has_users_of_its_own(tmp_path: Path) -> None:
+    for attempt in ("-a", "-b"):
+        calls: list[str] = []
+        go(tmp_path / attempt, plan(calls), dataset(), attempt=attempt)
+        assert calls[0] == f"observe u0{attempt} t0"
+    first, second = (tmp_path / attempt / "log" / "echo.jsonl.gz" for attempt in ("-a", "-b"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    def report(done: int, total: int, what: str) -> None:
+        with pytest.raises(InputError, match="another process runs in it"):
+            go(tmp_path, plan([]), dataset())
+
+    go(tmp_path, plan([]), dataset(), progress=report)
+    go(tmp_path, plan([]), dataset())
+
+
+def test_a_full_disk_does_not_cost_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset("ada", "bob")
+    go(tmp_path, plan([]), data)
+    times = tmp_path / "times" / "echo.jsonl"
+    rows = times.read_text()
+    times.write_text(rows + "half a row")
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            running.finished_streams(tmp_path, plan([]).systems[0])
+    assert times.read_text() == rows + "half a row"
+    assert running.finished_streams(tmp_path, plan([]).systems[0]) == {"ada", "bob"}
+    assert times.read_text() == rows
+
+
+def test_a_donor_is_somebody_else() -> None:
+    ada, bob = stream("ada"), stream("bob")
+    twin = Stream(id="ada again", turns=ada.turns, questions=ada.questions)
+    assert running.donor_of((ada, twin, bob), 0) == 2
+    assert running.donor_of((ada, twin), 0) is None
+    same = replace(bob, questions=tuple(replace(q, cluster="family") for q in bob.questions))
+    kin = replace(ada, questions=tuple(replace(q, cluster="family") for q in ada.questions))
+    assert running.donor_of((kin, same), 0) is None
+
+
 def test_energy_counters_that_went_round() -> None:
     before, after = {"a": (9_000_000, 10_000_000)}, {"a": (1_000_000, 10_000_000)}
     assert energy.joules(before, after) == 2.0
@@ -327,6 +516,10 @@ def test_energy_is_read_where_the_machine_counts_it(tmp_path: Path) -> None:
     assert energy.read(tmp_path) is None
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
+    (package / "name").write_text("package-0\n")
+    platform = tmp_path / "intel-rapl:1"
+    platform.mkdir()
+    (platform / "name").write_text("psys\n")
     (package / "energy_uj").write_text("12\n")
     (package / "max_energy_range_uj").write_text("100\n")
     part = tmp_path / "intel-rapl:0:0"

@@ -186,7 +186,8 @@ def test_paired_differences_against_hand_numbers() -> None:
         two("a", [True, True, False, False]), two("b", [False, False, False, False]), "contains"
     )
     assert made.estimate.mean == 0.5 and made.estimate.se == pytest.approx(0.5)
-    assert made.estimate.low == pytest.approx(0.5 - 1.959963984540054 * 0.5)
+    # Two clusters: t with one degree of freedom leaves nothing of -1..1 out.
+    assert (made.estimate.low, made.estimate.high) == (-1.0, 1.0)
     made = scoring.paired(a, b[:3], "contains")
     assert made.estimate.n == 3 and made.not_shared == 1
     assert made.estimate.mean == pytest.approx(1 / 3)
@@ -302,17 +303,17 @@ def test_runs_of_several_systems_compare_what_both_hold(tmp_path: Path) -> None:
 
 
 def growing(system: str, right: dict[int, int]) -> list[Line]:
-    """Four lives at each size; `right` of them are answered."""
+    """Eight lives at each size; twice `right` of them are answered."""
     return [
         ask(
             f"size-{size:04d}/{life}",
             "q",
-            "Nimbus" if life < good else "Rex",
+            "Nimbus" if life < 2 * good else "Rex",
             system=system,
             cluster=f"life-{life}",
         )
         for size, good in right.items()
-        for life in range(4)
+        for life in range(8)
     ]
 
 
@@ -361,6 +362,7 @@ def test_a_judged_run_has_the_judges_error_beside_its_score(tmp_path: Path) -> N
     assert errors["false_accept"]["mean"] == 1.0 and errors["false_reject"]["mean"] == 0.0
     text = scoring.render(record)
     assert f"accepts planted wrong replies: {errors['false_accept']['n']} of" in text
+    assert "errs too often (false_accept): do not use its score" in text
     before = (folder / "scores.json").read_bytes()
     judging.judge_run(folder, Yes())
     scoring.write(folder)
@@ -395,7 +397,7 @@ def test_differences_are_shown_from_the_best_system(tmp_path: Path) -> None:
     lines = [*two("none", [False, True, False, False]), *two("bm25", [True, True, False, True])]
     text = scoring.render(scoring.score(write_run(tmp_path / "run", lines)))
     (row,) = [row.split() for row in text.splitlines() if row.startswith("bm25 - none")]
-    assert row == ["bm25", "-", "none", "+0.500", "0.500", "to", "0.500", "4"]
+    assert row == ["bm25", "-", "none", "+0.500", "-1.000", "to", "1.000", "4", "2"]
 
 
 def test_a_question_is_as_old_as_its_oldest_evidence(tmp_path: Path) -> None:
@@ -406,3 +408,100 @@ def test_a_question_is_as_old_as_its_oldest_evidence(tmp_path: Path) -> None:
     record = scoring.score(write_run(tmp_path / "run", lines))
     by_age = record["systems"]["bm25"]["by_age"]
     assert {age: part["contains"]["mean"] for age, part in by_age.items()} == {"100-999": 0.0, "1000+": 1.0}
+
+
+def alike(system: str, right: int, questions: int = 5, clusters: int = 5) -> list[Line]:
+    """`right` of the questions are answered, over so many clusters."""
+    return [
+        ask(f"s{n}", "q", "Nimbus" if n < right else "Rex", system=system, cluster=f"c{n % clusters}")
+        for n in range(questions)
+    ]
+
+
+def test_two_systems_that_agree_on_a_few_questions_are_not_shown_to_be_equal() -> None:
+    made = scoring.paired(alike("a", 5), alike("b", 5), "contains").estimate
+    assert (made.mean, made.se) == (0.0, 0.0)
+    assert made.low < -0.4 and made.high > 0.4
+    # All five for one of them: McNemar's exact test says p = 0.06.
+    made = scoring.paired(alike("a", 5), alike("b", 0), "contains").estimate
+    assert made.low < 0 < made.high == 1.0
+    made = scoring.paired(alike("a", 7, 7, 7), alike("b", 0, 7, 7), "contains").estimate
+    assert made.low > 0
+
+
+def test_the_table_has_clusters_and_intervals_where_the_error_is_nothing(tmp_path: Path) -> None:
+    lines = [*alike("a", 5), *alike("b", 0)]
+    text = scoring.render(scoring.score(write_run(tmp_path / "run", lines)))
+    assert "± 0.000" not in text and "1.000 (≥ 0.478)" in text and "0.000 (≤ 0.522)" in text
+    head, row = (next(r for r in text.splitlines() if r.startswith(word)) for word in ("system", "a "))
+    assert head.split().index("clusters") == head.split().index("n") + 1
+    assert row.split()[row.split().index("5") :][:2] == ["5", "5"] and "one cluster" not in text
+
+
+def test_one_cluster_is_said(tmp_path: Path) -> None:
+    lines = [*alike("a", 3, 8, 1), *alike("b", 2, 8, 1)]
+    a = write_run(tmp_path / "run", lines)
+    assert (
+        "all systems: one cluster: questions that may go together count as if independent"
+        in scoring.render(scoring.score(a))
+    )
+    assert "one cluster: the intervals are as if" in scoring.render_compare(scoring.compare(a, "a", a, "b"))
+    lines = alike("a", 3, 8, 4)
+    lines[0] = replace(lines[0], question=replace(lines[0].question, kind="odd"))
+    lines[4] = replace(lines[4], question=replace(lines[4].question, kind="odd"))
+    text = scoring.render(scoring.score(write_run(tmp_path / "kinds", lines)))
+    assert "kind odd: one cluster" in text and "all systems" not in text
+
+
+def test_scores_of_which_less_is_better_are_marked(tmp_path: Path) -> None:
+    lines = [
+        replace(line, question=replace(line.question, rejected=("Rex",)))
+        for line in [*alike("a", 3), *alike("b", 2)]
+    ]
+    folder = write_run(tmp_path / "run", lines, task={"scorers": ["stale", "contains"]})
+    text = scoring.render(scoring.score(folder))
+    assert "headline stale ↓" in text and "paired stale ↓" in text and "less is better" in text
+    assert "contains ↓" not in text
+    compared = scoring.render_compare(scoring.compare(folder, "a", folder, "b"))
+    assert "stale ↓" in compared and "less is better" in compared
+    # The best is the one with the least.
+    assert "a - b" in text
+
+
+class Other(Yes):
+    """The same by another name."""
+
+    name = "other"
+
+
+def test_verdicts_of_different_judges_are_not_compared(tmp_path: Path) -> None:
+    a, b, c = (write_run(tmp_path / name, alike("x", 3)) for name in "abc")
+    for folder, llm in ((a, Yes()), (b, Other()), (c, Yes())):
+        judging.judge_run(folder, llm)
+    record = scoring.compare(a, None, b, None)
+    assert set(record["pairs"][0]["scores"]) == {"contains", "evidence_all"}
+    text = scoring.render_compare(record)
+    assert "judged is left out: A was judged by yes, judge.v1, B by other, judge.v1" in text
+    same = scoring.compare(a, None, c, None)
+    assert "judged" in same["pairs"][0]["scores"] and "left out" not in scoring.render_compare(same)
+
+
+def test_within_a_run_different_judges_are_not_compared(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [*alike("x", 3), *alike("y", 2)])
+    judging.judge_run(folder, Yes())
+    assert "judged" in scoring.score(folder)["paired"]
+    path = judging.verdict_file(folder, "y")
+    path.write_text(path.read_text(encoding="utf-8").replace("yes, judge.v1", "other, judge.v1"), "utf-8")
+    record = scoring.score(folder)
+    assert "judged" not in record["paired"] and "contains" in record["paired"]
+    assert "different judges judged are not compared" in scoring.render(record)
+
+
+def test_verdicts_are_scored_where_the_task_does_not_ask_for_them(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", two("bm25", [True, True, False, False]))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run["task"]["scorers"] = [name for name in run["task"]["scorers"] if name != "judged"]
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert "judged" not in scoring.score(folder)["systems"]["bm25"]["scores"]
+    judging.judge_run(folder, Yes())
+    assert scoring.score(folder)["systems"]["bm25"]["scores"]["judged"]["mean"] == 1.0

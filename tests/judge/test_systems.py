@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nestmem.embedders.fakes import HashEmbedder
-from nestmem.errors import InputError, MissingExtra
+from nestmem.errors import InputError, LLMError, MissingExtra
 from nestmem.evals import readers
 from nestmem.evals.datasets.base import Question, Role, Stream, Turn
 from nestmem.evals.systems import baselines, history, pages, retrieval, scripted
@@ -63,7 +63,7 @@ def stream(name: str = "ada") -> Stream:
 def setup(**changes: object) -> Setup:
     made = Setup(
         folder=Path("unused"),
-        stream=stream(),
+        key=stream(),
         donor=None,
         reader=readers.load("none"),
         embedder=HashEmbedder(dim=48),
@@ -71,7 +71,7 @@ def setup(**changes: object) -> Setup:
     return replace(made, **changes)
 
 
-def make(case: tuple[str, dict[str, str]], **changes: object) -> System:
+def make(case: tuple[str, Mapping[str, str | int]], **changes: object) -> System:
     name, options = case
     kind: Kind = KINDS[name]
     return kind.make(setup(**changes), **{**kind.options, **options})
@@ -309,7 +309,7 @@ def test_undated_turns_have_no_date_line() -> None:
 
 def test_bm25_by_hand() -> None:
     """Three turns: "dog dog cat", "dog", "bird bird bird bird"; asked for dog and cat."""
-    system = make(("bm25", {}))
+    system = make(("bm25", {}), budget_tokens=10)
     texts = ("dog dog cat", "dog", "bird bird bird bird")
     tell(system, [Turn(id=f"t{n}", session="s", role="user", text=text) for n, text in enumerate(texts)])
     mean = 8 / 3
@@ -324,6 +324,86 @@ def test_bm25_by_hand() -> None:
     assert [hit.score for hit in reply.ranked] == pytest.approx(expected, rel=1e-5)
     assert reply.shown == ("t0", "t1") and "bird" not in reply.context
     assert system.answer("Is it so?", None, "ada").ranked == ()
+
+
+@pytest.mark.parametrize("unit", ["turn", "session"])
+def test_bm25_fills_its_budget_with_the_newest_turns_that_it_did_not_find(unit: str) -> None:
+    said = [
+        Turn(id=f"t{n}", session=f"s{n}", role="user", text="the bees" if n == 3 else f"a stone {n}")
+        for n in range(40)
+    ]
+    system = make(("bm25", {"unit": unit}), budget_tokens=24)
+    tell(system, said)
+    reply = system.answer("Where are bees?", None, "ada")
+    assert [hit.turn for hit in reply.ranked] == ["t3"]
+    assert reply.shown == ("t3", "t36", "t37", "t38", "t39")
+    # Nothing is found: still full.
+    reply = system.answer("Is it so?", None, "ada")
+    assert reply.ranked == () and reply.shown == ("t35", "t36", "t37", "t38", "t39")
+    assert len(reply.context) == 84
+
+
+@pytest.mark.parametrize("name", ["bm25", "embedding", "hybrid"])
+@pytest.mark.parametrize("unit", ["turn", "session"])
+def test_a_search_shows_as_much_as_its_budget_holds(name: str, unit: str) -> None:
+    said = [
+        replace(turn, id=f"{turn.id}/{number}", session=f"{turn.session}/{number}")
+        for number in range(30)
+        for turn in turns()
+    ]
+    for budget in (200, 1000, 2500):
+        system = make((name, {"unit": unit}), budget_tokens=budget)
+        tell(system, said)
+        for question in ("Who keeps bees?", "Is it so?"):
+            length = len(system.answer(question, None, "ada").context)
+            assert 4 * budget - 130 < length <= 4 * budget or length == len(
+                history.render(history.pieces(said))
+            )
+
+
+@pytest.mark.parametrize("name", ["bm25", "embedding", "hybrid"])
+def test_a_history_that_fits_the_budget_is_shown_whole(name: str) -> None:
+    # Two sessions on one day have one date line between them.
+    said = [replace(turn, at=AT) for turn in turns()]
+    everything = history.render(history.pieces(said)) + "."
+    budget = len(everything) // 4 + 1
+    said[0] = replace(said[0], text=said[0].text + "." * (4 * budget - len(everything) + 1))
+    system = make((name, {}), budget_tokens=budget)
+    tell(system, said)
+    reply = system.answer("Who keeps bees?", None, "ada")
+    assert reply.context == history.render(history.pieces(said)) and len(reply.context) == 4 * budget
+    assert reply.shown == tuple(turn.id for turn in said)
+    less = make((name, {}), budget_tokens=budget - 1)
+    tell(less, said)
+    assert len(less.answer("Who keeps bees?", None, "ada").shown) == 5
+
+
+def test_bm25_finds_other_forms_of_a_word_unless_told_not_to() -> None:
+    said = [
+        Turn(id=f"t{n}", session="s", role="user", text=text)
+        for n, text in enumerate(("She was painting walls", "a paint", "stones"))
+    ]
+    found = {}
+    for name in ("bm25", "hybrid"):
+        for options in ({}, {"stem": 1}, {"stem": 0}):
+            system = make((name, options))
+            tell(system, said)
+            ranked = system.answer("Who paints a wall?", None, "ada").ranked
+            found[name, options.get("stem")] = [hit.turn for hit in ranked]
+    assert found["bm25", None] == found["bm25", 1] == ["t0", "t1"] and found["bm25", 0] == []
+    # One rank more for what words find.
+    assert found["hybrid", None] == found["hybrid", 1] != found["hybrid", 0]
+    with pytest.raises(InputError, match="stem=2"):
+        make(("bm25", {"stem": 2}))
+
+
+def test_without_a_stemmer_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "Stemmer", None)
+    retrieval.stemmer.cache_clear()
+    for name in ("bm25", "hybrid"):
+        with pytest.raises(MissingExtra, match="PyStemmer"):
+            make((name, {}))
+        make((name, {"stem": 0}))
 
 
 def test_bm25_of_sessions_is_bm25_of_their_words_together() -> None:
@@ -499,6 +579,42 @@ def test_a_summary_by_a_model_is_written_from_the_last_one() -> None:
     assert not [text for _, text in reader.given[3:] if "Biscuit" in text] and len(reader.given) == 6
 
 
+class Failing(Writing):
+    """Writes nothing on what it is given at these times (1 is the first)."""
+
+    def __init__(self, *times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def write(self, instruction: str, text: str, *, max_tokens: int) -> str | None:
+        page = super().write(instruction, text, max_tokens=max_tokens)
+        if len(self.given) in self.times:
+            raise LLMError("http://host/v1 answered an empty message")
+        return page
+
+
+def test_a_summary_that_cannot_be_written_stays_as_it_was_and_is_counted() -> None:
+    reader = Failing(2)
+    system = make(("summary", {}), reader=reader, budget_tokens=40)
+    tell(system, turns()[:2])
+    first = system.answer(ASKED, None, "ada")
+    assert first.context.startswith("page 1") and len(first.notes) == 1
+    tell(system, turns()[2:4])
+    second = system.answer(ASKED, None, "ada")
+    assert second.context == first.context
+    assert second.notes[1] == (
+        "the summary could not be written after 1 sessions and stayed as it was; the last time: empty"
+    )
+    tell(system, turns()[4:])
+    assert reader.given[2][1].startswith("Summary:\npage 1")
+    third = system.answer(ASKED, None, "ada")
+    assert third.context.startswith("page 3") and third.notes == second.notes
+    never = make(("summary", {}), reader=Failing(1, 2, 3))
+    tell(never, turns())
+    reply = never.answer(ASKED, None, "ada")
+    assert (reply.context, reply.shown) == ("", ()) and "after 3 sessions" in reply.notes[1]
+
+
 def test_a_summary_without_a_model_keeps_the_weightiest_sentences() -> None:
     system = make(("summary", {}), budget_tokens=26)
     texts = [f"Filler{n} stone{n} cloud{n} water{n}." for n in range(12)]
@@ -581,7 +697,7 @@ def test_without_evidence_the_oracle_shows_what_holds_the_answer() -> None:
     )
     key = Stream(id="ada", turns=tuple(said), questions=asked)
     for depth, ranked in ((50, ["t3", "t2", "t0"]), (2, ["t3", "t2"])):
-        system = make(("oracle", {}), stream=key, depth=depth)
+        system = make(("oracle", {}), key=key, depth=depth)
         tell(system, said)
         assert [hit.turn for hit in system.answer("mail it", None, "ada").ranked] == ranked
         assert system.answer("nothing", None, "ada").ranked == ()
@@ -594,7 +710,7 @@ def test_the_key_is_read_at_the_place_where_the_question_stands() -> None:
         for id_, after, evidence in (("a", 2, ("t0",)), ("b", 4, ("t2",)), ("c", 6, ("t0", "t4")))
     )
     key = Stream(id="ada", turns=said, questions=questions)
-    system = make(("oracle", {}), stream=key)
+    system = make(("oracle", {}), key=key)
     seen = []
     for start in (0, 2, 4):
         tell(system, said[start : start + 2])
@@ -614,6 +730,21 @@ def test_useless_shows_no_turn_that_holds_the_answer() -> None:
         evidence=("t0",),
     )
     key = Stream(id="ada", turns=turns(), questions=(question,))
-    system = make(("useless", {}), stream=key)
+    system = make(("useless", {}), key=key)
     tell(system, turns())
     assert system.answer("What?", None, "ada").shown == ("t3",)
+
+
+def test_a_named_speaker_is_part_of_what_is_embedded() -> None:
+    seen: list[str] = []
+
+    class Watching(HashEmbedder):
+        def embed(self, texts: list[str]) -> np.ndarray:
+            seen.extend(texts)
+            return super().embed(texts)
+
+    index = retrieval.TurnVectors(embedder=Watching())
+    turn = Turn(id="t0", session="s0", role="user", text="I adopted a ferret.", speaker="Ada", group=True)
+    index.scores("Which pet does Ada have?", [[turn], [replace(turn, id="t1", speaker=None)]])
+    assert seen[:2] == ["Ada: I adopted a ferret.", "I adopted a ferret."]
+    assert retrieval.session_text([turn]) == "Ada: I adopted a ferret."

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nestmem.agent.fakes import ReplayLearner
-from nestmem.evals.datasets.base import Stream, Turn
+from nestmem.agent.recall import count_tokens
+from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems import ours, tmem
 from nestmem.evals.systems.base import NotSupported, Reading, Setup
 
@@ -44,7 +45,7 @@ def setup(folder: Path, **kwargs) -> Setup:
     folder.mkdir(exist_ok=True)
     return Setup(
         folder=folder,
-        stream=Stream(id="ada", turns=turns(), questions=()),
+        key=None,
         donor=None,
         reader=Silent(),
         embedder=None,
@@ -101,6 +102,10 @@ def test_each_question_has_a_state_of_its_own(tmp_path):
     for _ in range(2):
         reply = system.answer(DOG, AT, "ada")
         assert reply.reading.text == "Biscuit"
+        assert (reply.reading.tokens_in, reply.reading.tokens_out) == (
+            count_tokens(DOG),
+            count_tokens("Biscuit"),
+        )
         assert reply.context == ""
         assert reply.ranked[0].turn == "t2"
         assert len(reply.ranked) == 2

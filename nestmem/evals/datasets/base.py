@@ -44,9 +44,9 @@ class Question:
     that it is not known; `answers` is then empty. evidence: ids of the turns that hold the answer, within the first
     `after`; empty where the data names none. choices: what a multiple-choice question offers; answers[0] is one of
     them. rubric: points that a free answer is to hold. rejected: replies that were right once, or would be without
-    a forget: a reply that holds one is stale. candidates: replies a model's weights are compared on, answers[0]
-    among them; chance is 1 / len. cluster: questions with the same cluster go together in standard errors
-    (None: the stream).
+    a forget: a reply that holds one is stale. candidates: replies a model's weights are compared on; an accepted, or
+    for a question that cannot be answered a rejected, reply is among them; chance is 1 / len. cluster: questions with
+    the same cluster go together in standard errors (None: the stream).
     """
 
     id: str
@@ -90,6 +90,9 @@ class Stream:
             )
         if len({question.id for question in self.questions}) != len(self.questions):
             raise InputError(f"stream {self.id!r}: two questions have one id; ids are unique in a stream")
+        blank = next((question.id for question in self.questions if not question.text.strip()), None)
+        if blank is not None:
+            raise InputError(f"stream {self.id!r}: question {blank!r} has no text; expected a question")
         for item in (*self.questions, *self.forgets):
             named = item.evidence if isinstance(item, Question) else item.turns
             late = [id_ for id_ in named if place.get(id_, item.after) >= item.after]

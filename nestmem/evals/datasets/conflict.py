@@ -50,7 +50,7 @@ from nestmem.evals.datasets.base import Dataset, Licence, Part, Question, Stream
 from nestmem.evals.datasets.relations import BRIDGES, BY_PROMPT, RELATIONS, Relation
 from nestmem.evals.files import find
 from nestmem.evals.files import text as read_text
-from nestmem.evals.personas import normalise
+from nestmem.evals.reading import holds
 
 FIELDS = ("prompt", "subject", "ground_truth", "target_new")
 SESSION_TURNS = 50
@@ -107,18 +107,13 @@ def read_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Fact], dict[str,
         relation = BY_PROMPT.get(row["prompt"].replace(row["subject"], "{}", 1).strip())
         if relation is None:
             left["rows whose prompt does not say the relation"] += 1
-        elif _holds(old, new) or _holds(new, old) or any(_holds(subject, one) for one in (old, new)):
+        elif holds(old, new) or holds(new, old) or any(holds(subject, one) for one in (old, new)):
             left["rows whose objects contain each other or stand in the subject"] += 1
         elif (subject, relation) in facts:
             left["rows about what an earlier row is about"] += 1
         else:
             facts[subject, relation] = Fact(subject=subject, relation=relation, old=old, new=new)
     return list(facts.values()), dict(left)
-
-
-def _holds(text: str, part: str) -> bool:
-    """Whether `part` stands in `text` as whole words."""
-    return f" {normalise(part)} " in f" {normalise(text)} "
 
 
 # --- one hop ---------------------------------------------------------------------------------------
@@ -332,7 +327,7 @@ def _over_two(
     outdated = [second.old, *((decoy.new, decoy.old) if decoy else ())]
     # The first fact's newest turn names the place, so a value that is the place is no sign of an outdated answer.
     rejected = tuple(
-        one for one in dict.fromkeys(outdated) if not (_holds(second.new, one) or _holds(first.new, one))
+        one for one in dict.fromkeys(outdated) if not (holds(second.new, one) or holds(first.new, one))
     )
     return Question(
         id=name,

@@ -107,7 +107,7 @@ def load(
     folder: Path | None,
     *,
     sizes: str = "1,4,16,64,256",
-    lives: int = 3,
+    lives: int = 8,
     questions: int = 3,
     talk: int = 3,
     seed: int = 0,
@@ -336,5 +336,5 @@ TASK = Task(
         "probe_margin",
     ),
     without_reader="evidence_all",
-    options={"sizes": "1,4,16,64,256", "lives": 3, "questions": 3, "talk": 3, "seed": 0},
+    options={"sizes": "1,4,16,64,256", "lives": 8, "questions": 3, "talk": 3, "seed": 0},
 )

@@ -55,7 +55,7 @@ ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "s
 def load(
     folder: Path | None,
     *,
-    lives: int = 4,
+    lives: int = 10,
     sessions: int = 6,
     facts: int = 8,
     file: str = "",
@@ -267,5 +267,5 @@ TASK = Task(
     ),
     without_reader="evidence_all",
     budget_tokens=200,
-    options={"lives": 4, "sessions": 6, "facts": 8, "file": "", "seed": 0},
+    options={"lives": 10, "sessions": 6, "facts": 8, "file": "", "seed": 0},
 )

@@ -10,9 +10,10 @@ this package. The two people are told apart by name, and a question is asked whe
 of the last sitting (the data does not date questions).
 
 Categories in the file, by number: 1 multi-hop, 2 temporal, 3 open-domain, 4 single-hop, 5 adversarial. The headline
-is 1 to 4. A question of category 5 asks for what was never said, or said of the other person: it is not answerable,
-and its trap (`adversarial_answer`) is a rejected reply. What its entry names as evidence is where the trap was made
-from, so it has no evidence here; `adversarial=0` leaves category 5 out.
+is over 1 to 4: `token_f1` and `exact` leave category 5 out. A question of category 5 asks for what was never said, or
+said of the other person: it is not answerable, its score is `abstains`, and its trap (`adversarial_answer`) is a
+rejected reply. What its entry names as evidence is where the trap was made from, so it has no evidence here;
+`adversarial=0` leaves category 5 out of the questions.
 
 An example in the form of the file, in words of our own:
 

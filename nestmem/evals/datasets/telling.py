@@ -15,7 +15,7 @@ from nestmem.errors import InputError
 from nestmem.evals.datasets.base import Role, Turn
 from nestmem.evals.datasets.talk import LEADS, TALK
 from nestmem.evals.files import find, rows
-from nestmem.evals.personas import normalise
+from nestmem.evals.reading import flat
 from nestmem.personas import Fact, PersonaGenerator
 
 DRAWS = 200
@@ -94,7 +94,7 @@ def words(text: str) -> str:
     >>> words("Tom") in words("I met Tom."), words("Tom") in words("I met Tommy.")
     (True, False)
     """
-    return f" {normalise(text)} "
+    return f" {flat(text)} "
 
 
 def holds(text: str, values: Iterable[str]) -> bool:
@@ -198,12 +198,12 @@ def other_values(
     generator: PersonaGenerator, key: str, value: str, rng: random.Random, count: int = 3
 ) -> tuple[str, ...]:
     """The value first, then up to `count` other values that the key has in other lives: candidates for a probe."""
-    found = {normalise(value): value}
+    found = {flat(value): value}
     for _ in range(DRAWS):
         if len(found) > count:
             break
         other = generator.value(key, rng)
-        found.setdefault(normalise(other), other)
+        found.setdefault(flat(other), other)
     return tuple(found.values())
 
 

@@ -30,7 +30,8 @@ class Hit:
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a reader made of a question and what was recalled for it. text: None when there is no reader.
-    prompt: the chat as it was sent. tokens_in, tokens_out: as the reader counts them. failed: why there is no
+    prompt: the chat as it was sent; where a memory asked its model in several ways, those chats one after another.
+    tokens_in, tokens_out: of all that was sent and of the text, at 4 characters each. failed: why there is no
     answer ("refused: ...", "empty", "error: ..."); a failed reading counts as wrong, never as left out."""
 
     text: str | None
@@ -61,7 +62,8 @@ class Reply:
 
     context: the text of the past that was put before the reader, within the budget; shown: ids of the turns it
     is made of. ranked: turns by closeness, best first, deeper than the context; empty where nothing is ranked.
-    spoke: which half of a memory the answer came from, where a system has halves. notes: what the reader of the
+    spoke: which half of a memory the answer came from, where a system has halves; halves: by whom the answer is and
+    what each half said ("by: model", "text: Biscuit", "weights: Rook"). notes: what the reader of the
     results should know (an arm that was not there).
     """
 
@@ -71,6 +73,7 @@ class Reply:
     ranked: tuple[Hit, ...] = ()
     spoke: str | None = None
     notes: tuple[str, ...] = ()
+    halves: tuple[str, ...] = ()
 
 
 class System(Protocol):
@@ -110,12 +113,13 @@ class System(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a system is made from. folder: its own, empty. stream: what it will be told (only scripted oracles and
-    ceilings read it). donor: another stream, for a placebo; None when there is none. budget_tokens: of recalled
-    text, a token being 4 characters; window_tokens: of a whole context. depth: how many turns `ranked` holds."""
+    """What a system is made from. folder: its own, empty. key: all that it will be told and asked, with the evidence;
+    None but for kinds that say they read it. donor: the turns of another stream, for a placebo; None when there is
+    none. budget_tokens: of recalled text, a token being 4 characters; window_tokens: of a whole context. depth: how
+    many turns `ranked` holds. api_key: for systems behind a URL."""
 
     folder: Path
-    stream: Stream
+    key: Stream | None
     donor: Stream | None
     reader: Reader
     embedder: Embedder | None
@@ -123,15 +127,20 @@ class Setup:
     window_tokens: int = 128_000
     depth: int = 50
     seed: int = 0
+    api_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A system by name. make(setup, **options): options are texts or whole numbers with the defaults given here.
-    about: one line for `nestmem eval systems`. needs: "embedder" or an extra's package, for a clear error."""
+    about: one line for `nestmem eval systems`. needs: "embedder" or an extra's package, for a clear error.
+    reads_key: it is a fake that must know the evidence. remote: it lives elsewhere and keeps what it is told, so it is
+    never tried out to learn what it costs."""
 
     name: str
     about: str
     make: Callable[..., System]
     options: dict[str, int | str] = field(default_factory=dict)
     needs: str | None = None
+    reads_key: bool = False
+    remote: bool = False

@@ -10,5 +10,16 @@ KINDS: dict[str, Kind] = {
     for part in (baselines, retrieval, pages, ours, tmem, mem0, endpoint, scripted)
     for kind in part.KINDS
 }
-DEFAULT = ("none", "full", "recent", "bm25", "embedding", "summary", "profile", "ours-text")
+DEFAULT = (
+    "none",
+    "full",
+    "recent",
+    "bm25",
+    "embedding",
+    "hybrid",
+    "summary",
+    "profile",
+    "ours-text",
+    "oracle",
+)
 """What is run when nobody says otherwise: no model, and no package beyond those of the judge."""

@@ -1,13 +1,15 @@
 """Any OpenAI-compatible URL that is itself a memory, as a system.
 
 Every turn of the user is sent as a chat completion: the messages of its session so far (the assistant's too, as they
-stand in the data) and this one last. What is replied to a turn is dropped. A question is a chat completion with
-nothing but the question, so only what the server kept can answer it. Who speaks goes with each request: the field
-"user" of the body and the header X-User-Id; the session in X-Session-Id, where a question has one of its own.
+stand in the data) and this one last. Turns of others that end a session are sent when it is over, or before a
+question. What is replied to a turn is dropped. A question is a chat completion with nothing but the question, so only
+what the server kept can answer it. Who speaks goes with each request: the field "user" of the body and the header
+X-User-Id; the session in X-Session-Id, where each question has one of its own. A key goes with each request as well
+(`Setup.api_key`); it is no option, so that no log holds it.
 
-A turn that could not be sent is counted, in the notes of each reply. A question that could not be sent, was answered
-with nothing, or was refused, is a failed reading. What a server keeps is not known here: `bytes` is 0, and what it
-writes on a question (it may remember that too) is its own.
+A request that told of turns and failed is counted, in the notes of each reply. A question that could not be sent, was
+answered with nothing, or was refused, is a failed reading. What a server keeps is not known here: `bytes` is 0, and
+what it writes on a question (it may remember that too) is its own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from nestmem.agent.recall import count_tokens
 from nestmem.agent.types import Chat
 from nestmem.errors import InputError, LLMError
 from nestmem.evals.datasets.base import Turn
-from nestmem.evals.readers import failure
+from nestmem.evals.readers import failure, without_password
 from nestmem.evals.systems.base import Kind, NotSupported, Reading, Reply, Setup, System
 
 ANSWER_TOKENS = 256
@@ -32,10 +34,13 @@ CHARS_PER_TOKEN = 4
 
 @dataclass(kw_only=True)
 class _Said:
-    """The session that a scope is in, and what could not be sent."""
+    """The session that a scope is in, whether its end is not sent yet, what could not be sent, and how many questions
+    were asked."""
 
     session: str = ""
     chat: Chat = field(default_factory=list)
+    unsent: bool = False
+    asked: int = 0
     failed: int = 0
     why: str = ""
 
@@ -52,31 +57,31 @@ class Endpoint:
         """Sends a turn of the user; keeps one of another role until the user's next."""
         said = self._said.setdefault(scope, _Said())
         if said.session != message.session:
+            self._flush(said, scope)
             said.session, said.chat = message.session, []
         if not message.text.strip():
             return
         said.chat.append({"role": message.role, "content": _content(message, time)})
-        if message.role != "user":
-            return
-        try:
-            self._send(_tail(said.chat, self._window_chars), scope, message.session, DROPPED_TOKENS)
-        except LLMError as error:
-            said.failed, said.why = said.failed + 1, str(error)
+        said.unsent = True
+        if message.role == "user":
+            self._flush(said, scope)
 
     def settle(self, scope: str) -> None:
-        """What a server does in idle time is its own."""
+        """Sends the turns that no turn of the user followed. What a server does in idle time is its own."""
+        self._flush(self._said.setdefault(scope, _Said()), scope)
 
     def answer(self, question: str, time: datetime | None, scope: str) -> Reply:
         """What the server replies to the question alone."""
         asked = question if time is None else f"{question}\n(Asked on {time:%Y-%m-%d}.)"
         chat = [{"role": "user", "content": asked}]
         text, failed = "", None
+        said = self._said.setdefault(scope, _Said())
+        said.asked += 1
         try:
-            text = self._send(chat, scope, "questions", ANSWER_TOKENS)
+            text = self._send(chat, scope, f"question-{said.asked}", ANSWER_TOKENS)
         except LLMError as error:
             failed = failure(str(error))
-        said = self._said.get(scope, _Said())
-        lost = f"{said.failed} turns could not be sent; the last: {said.why}"
+        lost = f"{said.failed} requests that told of turns failed; the last: {said.why}"
         return Reply(
             reading=Reading(
                 text=text,
@@ -103,6 +108,16 @@ class Endpoint:
     def close(self) -> None:
         """Forgets the open sessions."""
         self._said.clear()
+
+    def _flush(self, said: _Said, scope: str) -> None:
+        """Sends the session so far, if it has turns that were not sent."""
+        if not said.unsent:
+            return
+        said.unsent = False
+        try:
+            self._send(_tail(said.chat, self._window_chars), scope, said.session, DROPPED_TOKENS)
+        except LLMError as error:
+            said.failed, said.why = said.failed + 1, str(error)
 
     def _send(self, chat: Chat, scope: str, session: str, max_tokens: int) -> str:
         headers = {"X-User-Id": _header(scope), "X-Session-Id": _header(session)}
@@ -134,10 +149,11 @@ def _header(text: str) -> str:
 
 
 def make(setup: Setup, *, url: str = "", model: str = "default") -> System:
-    """The memory behind `url`. InputError when there is none."""
+    """The memory behind `url`, with the run's key. InputError when there is none, or it has a password in it."""
     if not url:
         raise InputError("the system endpoint needs a URL: endpoint:url=http://localhost:8000/v1")
-    return Endpoint(ChatEndpoint(url, model=model), window_tokens=setup.window_tokens)
+    client = ChatEndpoint(without_password(url), model=model, api_key=setup.api_key)
+    return Endpoint(client, window_tokens=setup.window_tokens)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -146,5 +162,6 @@ KINDS: tuple[Kind, ...] = (
         about="an OpenAI-compatible server that keeps a memory of its own",
         make=make,
         options={"url": "", "model": "default"},
+        remote=True,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -85,26 +86,22 @@ def pack(best_first: Iterable[Piece], budget_tokens: int) -> list[Piece]:
     """
     budget = CHARS_PER_TOKEN * budget_tokens
     chosen: list[Piece] = []
-    headers: set[tuple[str, str]] = set()
-    left = budget + 1
+    left, least = budget + 1, min(LEAST_CUT_CHARS, budget)
     for piece in best_first:
-        header = (piece.turn.session, _day(piece.turn))
-        opening = 0 if header in headers else _header_chars(piece.turn)
+        if left < least and len(piece.text) >= left:
+            continue
+        at = bisect_left(chosen, piece.place, key=_place)
+        opening = _more_dates(chosen[at - 1] if at else None, piece, chosen[at] if at < len(chosen) else None)
         cost = opening + len(_line(piece)) + 1
-        least = min(LEAST_CUT_CHARS, budget)
         if cost > budget + 1 and left >= least:
             piece = _cut(piece, left - opening - 1)
             cost = opening + len(_line(piece)) + 1
         if cost <= left and piece.text:
             left -= cost
-            headers.add(header)
-            chosen.append(piece)
+            chosen.insert(at, piece)
         if left < LEAST_CUT_CHARS // 10:
             break
-    # Turns that go back and forth between days, or have none among others that do, show more dates than counted.
-    while chosen and len(render(sorted(chosen, key=_place))) > budget:
-        chosen.pop()
-    return sorted(chosen, key=_place)
+    return chosen
 
 
 def latest(turns: Sequence[Turn], budget_tokens: int) -> list[Piece]:
@@ -132,6 +129,21 @@ def latest(turns: Sequence[Turn], budget_tokens: int) -> list[Piece]:
     return chosen[::-1]
 
 
+def whole(turns: Sequence[Turn], budget_tokens: int) -> list[Piece] | None:
+    """All turns, when the budget holds them; None when it does not."""
+    budget = CHARS_PER_TOKEN * budget_tokens
+    # Each turn has a line of its own: this stops early for a long history.
+    if 2 * len(turns) > budget + 1:
+        return None
+    left = budget + 1
+    for turn in turns:
+        left -= len(turn.text) + 1
+        if left < 0:
+            return None
+    shown = pieces(turns)
+    return shown if len(render(shown)) <= budget else None
+
+
 def ids(shown: Iterable[Piece]) -> tuple[str, ...]:
     """The ids of the turns that pieces come from, each once, in order."""
     return tuple(dict.fromkeys(piece.turn.id for piece in shown))
@@ -145,6 +157,21 @@ def _cut(piece: Piece, chars: int) -> Piece:
     """The first part of a piece whose line has at most `chars` characters."""
     room = chars - (len(_line(piece)) - len(piece.text))
     return Piece(turn=piece.turn, text=piece.text[: max(0, room)], place=piece.place)
+
+
+def _more_dates(before: Piece | None, piece: Piece, after: Piece | None) -> int:
+    """By how many characters the date lines grow when a piece is shown between these two."""
+    days = ["" if before is None else _day(before.turn), _day(piece.turn)]
+    more = _date_chars(*days)
+    if after is not None:
+        day = _day(after.turn)
+        more += _date_chars(days[1], day) - _date_chars(days[0], day)
+    return more
+
+
+def _date_chars(before: str, day: str) -> int:
+    """Of the date line that stands between two days."""
+    return 0 if before == day else len(f"[{day or 'no date'}]\n")
 
 
 def _header_chars(turn: Turn) -> int:

@@ -3,20 +3,27 @@
 Written against mem0ai 2.2.1. Turns are added with infer=False: mem0 stores each as it is and asks no language model,
 so this is mem0's store and search, not its writing of facts. Search keeps its default threshold (0.1); its keyword
 half needs the package fastembed and is off without it. A message of the role "system" is not stored by mem0.
-`delete` takes a message out of what is found; its text stays in the file mem0 keeps its history in.
+`delete` takes a message out of what is found; its text stays in the file mem0 keeps its history in, which the notes of
+later replies say.
 
 mem0 reads its settings from the environment when it is first imported. `make` sets two before that: MEM0_TELEMETRY
-to "False", so that nothing is sent, and MEM0_DIR, so that nothing is written to the user's home.
+to "False", so that nothing is sent, and MEM0_DIR, so that nothing is written to the user's home: a temporary folder,
+removed when the last system is closed.
+
+What the search does not find is shown last, newest first, until the budget is full, and a history that fits into the
+budget is shown whole, as other systems that search do it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from nestmem.embedders import Embedder
@@ -30,6 +37,9 @@ SEARCHED = 200
 NO_KEY = "offline"
 """mem0 makes a client for a language model even where none is asked; this stands for its key."""
 
+_open: set[int] = set()
+"""The systems of this process that are not closed (their `id`s)."""
+
 
 class Mem0:
     """`mem0.Memory` over one folder. Turns of all scopes are in one collection, told apart by mem0's user_id."""
@@ -41,6 +51,8 @@ class Mem0:
         self._turns: dict[str, tuple[int, Turn]] = {}
         self._skipped: dict[str, int] = {}
         self._count = 0
+        self._forgot: set[str] = set()
+        _open.add(id(self))
 
     def observe(self, message: Turn, time: datetime | None, scope: str) -> None:
         """Adds the message as it is."""
@@ -69,7 +81,17 @@ class Mem0:
         pieces = [
             history.Piece(turn=turn, text=one["memory"], place=(place,)) for (place, turn), one in scored
         ]
-        shown = history.pack(pieces, self._setup.budget_tokens)
+        told = [self._turns[id_] for (whose, _), ids in self._stored.items() if whose == scope for id_ in ids]
+        told.sort(key=lambda one: one[0])
+        shown = history.whole([turn for _, turn in told], self._setup.budget_tokens)
+        if shown is None:
+            there = {piece.place for piece in pieces}
+            others = [
+                history.Piece(turn=turn, text=turn.text, place=(place,))
+                for place, turn in reversed(told)
+                if (place,) not in there
+            ]
+            shown = history.pack([*pieces, *others], self._setup.budget_tokens)
         best: dict[str, Hit] = {}
         for (_, turn), one in scored:
             best.setdefault(turn.id, Hit(turn=turn.id, session=turn.session, score=float(one["score"])))
@@ -80,7 +102,10 @@ class Mem0:
             context=context,
             shown=history.ids(shown),
             ranked=tuple(best.values())[: self._setup.depth],
-            notes=(f"mem0 did not store {skipped} turns (empty, or of the role system)",) if skipped else (),
+            notes=(
+                *([f"mem0 did not store {skipped} turns (empty, or of the role system)"] if skipped else []),
+                *(["the package keeps forgotten messages in its history"] if scope in self._forgot else []),
+            ),
         )
 
     def forget(self, turns: Sequence[str], scope: str) -> None:
@@ -88,6 +113,7 @@ class Mem0:
         for id_ in turns:
             for memory_id in self._stored.pop((scope, id_), ()):
                 self._memory.delete(memory_id)
+                self._forgot.add(scope)
                 del self._turns[memory_id]
 
     def probe(self, question: str, candidates: Sequence[str], scope: str) -> list[float] | None:
@@ -99,9 +125,12 @@ class Mem0:
         return sum(file.stat().st_size for file in self._setup.folder.rglob("*") if file.is_file())
 
     def close(self) -> None:
-        """Closes mem0's files."""
+        """Closes mem0's files; with the last system its temporary folder goes."""
         self._memory.vector_store.client.close()
         self._memory.close()
+        _open.discard(id(self))
+        if not _open:
+            shutil.rmtree(os.environ["MEM0_DIR"], ignore_errors=True)
 
 
 class _Embedding:
@@ -133,6 +162,7 @@ def _package() -> Any:
 def make(setup: Setup) -> System:
     """mem0 in `setup.folder`. MissingExtra without the package, InputError without an embedder."""
     package = _package()
+    Path(os.environ["MEM0_DIR"]).mkdir(mode=0o700, exist_ok=True)
     if setup.embedder is None:
         raise InputError("mem0 finds messages by vectors; run it with an embedder (--embedder minilm)")
     client = {"provider": "openai", "config": {"api_key": NO_KEY}}

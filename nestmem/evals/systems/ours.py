@@ -20,6 +20,12 @@ refuses a write; the seconds then stand under the first answer.
     ours-all     the weights                                        all levels: the clocks as shipped, and sleep
     ours-placebo the weights of another stream                      those of the donor
 
+A placebo is told of the donor as many turns as its own user has said, at most, and at the same times.
+
+ours-both may take the value of a stored memory for its text half: whichever memory of the ledger asks this question.
+That memory then stands first in `Reply.context`, and recall has so much less of the budget. Which half is believed
+when they differ may rest on memories that are not in the context; a note says where it may.
+
 A reader other than the memory's own model reads for ours-text only: weights cannot be put into an endpoint.
 """
 
@@ -31,21 +37,24 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Literal
 
-from nestmem.agent import prompts
-from nestmem.agent.answering import quotable
+from nestmem.agent import prompts, speech
+from nestmem.agent.answering import Quote, quotable
 from nestmem.agent.chains import Clocks
-from nestmem.agent.recall import count_tokens, embed_missing
-from nestmem.agent.types import Answer, Embedder, Learner
+from nestmem.agent.recall import CHARS_PER_TOKEN, Context, count_tokens, embed_missing
+from nestmem.agent.types import Answer, Chat, Embedder, Learner
 from nestmem.assemble import load_learner
 from nestmem.errors import InputError
 from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems.base import Kind, Reading, Reply, Setup, System
 from nestmem.evals.systems.told import SHIPPED, Told
-from nestmem.store import Scope
+from nestmem.store import MemoryRecord, Scope
 
 Arm = Literal["text", "weights", "both"]
 NEVER = 10**9
-DONOR = "donor/{}"
+NOT_ASKED = (
+    "no model was asked: the answer is a stored value, a line as it stands, or the words for not knowing"
+)
+DONOR = "donor/{}/{}"
 FAST_ONLY = Clocks(session=False, flushes=NEVER)
 MEDIUM_ONLY = Clocks(flushes=0)
 
@@ -93,10 +102,12 @@ class Ours:
         self.told = Told(setup.folder / "memory.db", learner=learner, embedder=embedder, clocks=how.clocks)
         self._nights: dict[str, _Nights] = {}
         self._due: set[str] = set()
-        self._donor_told = False
+        self._said: dict[str, int] = {}
+        self._donor_told: dict[str, int] = {}
 
     def observe(self, message: Turn, time: datetime | None, scope: str) -> None:
         """Stores the message; a placebo keeps nothing of its own user."""
+        self._said[scope] = self._said.get(scope, 0) + 1
         if not self.how.placebo:
             self.told.observe(message, time, scope)
             self._nights.setdefault(scope, _Nights()).sessions.add(message.session)
@@ -147,7 +158,7 @@ class Ours:
             return
         self._due.discard(scope)
         if self.how.placebo:
-            self._tell_donor()
+            self._tell_donor(scope)
             return
         memory, owner = self.told.memory, Scope(user=scope)
         self.told.clock.of(scope)
@@ -173,23 +184,63 @@ class Ours:
         )
 
     def _from_weights(self, question: str, scope: str) -> Reply:
-        whose, both = self._whose(scope), self.how.arm == "both"
+        whose = self._whose(scope)
         assert self._learner is not None
-        budget = min(self._setup.budget_tokens, self._learner.reading_tokens)
         self.told.clock.of(whose)
-        found = self.told.memory.answer(question, whose, arm=self.how.arm, budget_tokens=budget, note=False)
-        if not both:
-            return Reply(reading=_reading(question, [], found), spoke=found.spoke, notes=self._notes(scope))
-        context, _ = self.told.recalled(question, whose, budget)
-        lines, quotes = quotable(context, ())
+        if self.how.arm == "both":
+            return self._from_both(question, whose)
+        found = self.told.memory.answer(question, whose, arm=self.how.arm, note=False)
+        asked = found.by != "extract"
         return Reply(
-            reading=_reading(question, lines, found),
-            context="\n".join(lines),
-            shown=self.told.turns(source for quote in quotes for source in quote.sources),
-            ranked=self.told.ranked(question, whose, self._setup.depth, context),
+            reading=_reading(found, [prompts.question_chat(question)] if asked else []),
             spoke=found.spoke,
-            notes=(*context.notes, *self._notes(scope)),
+            halves=_halves(found),
+            notes=(*([] if asked else [NOT_ASKED]), *self._notes(scope)),
         )
+
+    def _from_both(self, question: str, scope: str) -> Reply:
+        assert self._learner is not None
+        room = min(self._setup.budget_tokens, self._learner.reading_tokens)
+        memories = self.told.memory.ledger.memories(Scope(user=scope).owner)
+        stored = _stored(question, memories) if self._learner.extractive else None
+        used = (
+            [] if stored is None else [prompts.memory_line(f"{stored.question} {stored.answer}", None, None)]
+        )
+        chars = CHARS_PER_TOKEN * room - sum(len(line) + 1 for line in used)
+        context, lines, quotes, budget = self._recalled(question, scope, chars)
+        found = self.told.memory.answer(question, scope, arm="both", budget_tokens=budget, note=False)
+        # Without lines there is no text half, so nothing is looked up for it.
+        used, stored = (used, stored) if lines else ([], None)
+        chats = _chats(question, lines, found, read=stored is None)
+        sources = [source for quote in quotes for source in quote.sources]
+        shown = [stored.event_id, *sources] if stored else sources
+        notes = [] if chats else [NOT_ASKED]
+        if _decided_by(found, [m for m in memories if m.event_id not in shown]):
+            notes.append(
+                "the halves differed, and memories outside of the context had a say in which is believed"
+            )
+        return Reply(
+            reading=_reading(found, chats),
+            context="\n".join([*used, *lines]),
+            shown=self.told.turns(shown),
+            ranked=self.told.ranked(question, scope, self._setup.depth, context),
+            spoke=found.spoke,
+            halves=_halves(found),
+            notes=(*notes, *context.notes, *self._notes(scope)),
+        )
+
+    def _recalled(self, question: str, scope: str, chars: int) -> tuple[Context, list[str], list[Quote], int]:
+        """What is recalled, its lines for the prompt with at most `chars` characters (one budget's least line may
+        have more), what they quote, and the budget in tokens that comes to them: prompt lines have a date each, so
+        they are longer than the text that recall counts."""
+        budget = max(1, chars // CHARS_PER_TOKEN)
+        while True:
+            context, _ = self.told.recalled(question, scope, budget)
+            lines, quotes = quotable(context, ())
+            over = len("\n".join(lines)) - chars
+            if over <= 0 or budget == 1:
+                return context, lines, quotes, budget
+            budget = max(1, budget - -(-over // CHARS_PER_TOKEN))
 
     def _notes(self, scope: str) -> tuple[str, ...]:
         if self.how.placebo and self._setup.donor is None:
@@ -201,27 +252,61 @@ class Ours:
     def _whose(self, scope: str) -> str:
         if not self.how.placebo:
             return scope
-        return DONOR.format(self._setup.donor.id if self._setup.donor else "none")[:256]
+        return DONOR.format(scope, self._setup.donor.id if self._setup.donor else "none")[:256]
 
-    def _tell_donor(self) -> None:
-        """The whole donor stream, once."""
-        donor = self._setup.donor
-        if donor is None or self._donor_told:
+    def _tell_donor(self, scope: str) -> None:
+        """Of the donor stream as many turns as were said in this scope."""
+        donor, whose = self._setup.donor, self._whose(scope)
+        if donor is None:
             return
-        self._donor_told = True
-        whose = self._whose("")
-        for turn in donor.turns:
+        before, now = self._donor_told.get(scope, 0), self._said.get(scope, 0)
+        self._donor_told[scope] = now
+        for turn in donor.turns[before:now]:
             self.told.observe(turn, turn.at, whose)
         self.told.clock.of(whose)
         self.told.memory.learn(whose)
 
 
-def _reading(question: str, lines: list[str], found: Answer) -> Reading:
+def _stored(question: str, memories: Sequence[MemoryRecord]) -> MemoryRecord | None:
+    """The memory whose value a small reader takes instead of reading (`nestmem.agent.answering`), if any."""
+    memory, likeness = speech.best_match(question, memories)
+    return memory if memory is not None and memory.answer and likeness >= speech.ENOUGH else None
+
+
+def _chats(question: str, lines: list[str], found: Answer, *, read: bool) -> list[Chat]:
+    """The chats that the model was asked for an answer from both halves. read: whether it read the lines."""
+    alone, full = prompts.question_chat(question), prompts.question_chat(question, lines)
+    weighed = "weights" in found.halves
+    texts = [full] if lines and read else []
+    return [
+        *texts,
+        *([alone] if weighed or not lines else []),
+        *([full] if "both" in found.halves else []),
+    ]
+
+
+def _decided_by(found: Answer, memories: Sequence[MemoryRecord]) -> bool:
+    """Whether the halves differ and one of these memories has the value of either."""
+    text, weights = found.halves.get("text", ""), found.halves.get("weights", "")
+    if not text or not weights or speech.is_unknown(text) or speech.is_unknown(weights):
+        return False
+    if speech.same(text, weights) or speech.holds_answer(text, weights):
+        return False
+    return any(m.answer and any(speech.holds_answer(h, m.answer) for h in (text, weights)) for m in memories)
+
+
+def _halves(found: Answer) -> tuple[str, ...]:
+    return (f"by: {found.by}", *(f"{half}: {said}" for half, said in found.halves.items()))
+
+
+def _reading(found: Answer, chats: Sequence[Chat]) -> Reading:
+    """prompt: each chat once; tokens_in: of all, also of one that was asked twice (with and without weights)."""
     text = found.text.strip()
+    different = [chat for number, chat in enumerate(chats) if chat not in chats[:number]]
     return Reading(
         text=text,
-        prompt=prompts.question_chat(question, lines),
-        tokens_in=found.tokens,
+        prompt=[message for chat in different for message in chat],
+        tokens_in=sum(count_tokens(message["content"]) for chat in chats for message in chat),
         tokens_out=count_tokens(text),
         failed=None if text else "empty",
     )

@@ -16,6 +16,7 @@ from importlib.resources import files
 
 from nestmem.agent import extract
 from nestmem.agent.recall import CHARS_PER_TOKEN
+from nestmem.errors import LLMError
 from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems.base import Kind, Reader, Reply, Setup
 from nestmem.evals.systems.history import History, Piece, ids, pack, pieces, render, size
@@ -25,6 +26,18 @@ PROFILE_TOKENS = 500
 LEAST_WORDS = 3
 """A sentence with fewer words that say something is not kept: its mean weight says little."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+|(?<=[。！？])")
+
+
+def failure(message: str) -> str:
+    """The reason of a failed reading, from an `LLMError` of `nestmem.agent.llm`.
+
+    >>> failure("http://host/v1 answered an empty message")
+    'empty'
+    """
+    if message.endswith("answered an empty message"):
+        return "empty"
+    _, refused, why = message.partition(" refused to answer: ")
+    return f"refused: {why}" if refused else f"error: {message}"
 
 
 def prompt(name: str) -> str:
@@ -47,7 +60,7 @@ class _Sentence:
 class _Summary:
     """The page of one scope. kept: its sentences, or written: its text, where a model wrote it. turns, waiting:
     what it was made from, and what was said since. said, held: of each word, how often it was said, and in how
-    many turns."""
+    many turns. lost, why: how often the model failed to write it, and the last reason."""
 
     kept: list[_Sentence] = field(default_factory=list)
     written: str | None = None
@@ -56,6 +69,8 @@ class _Summary:
     told: int = 0
     said: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    why: str = ""
 
     def extend(self, budget_tokens: int) -> None:
         """Keeps of the page and of what was said since the sentences with the weightiest words."""
@@ -90,7 +105,9 @@ class _Summary:
 class Summary:
     """After each session the page is written again from the page and what was said since.
 
-    With a reader that has a model, the model writes it; such a page names no turns, so `shown` is empty. Without
+    With a reader that has a model, the model writes it; such a page names no turns, so `shown` is empty. Where the
+    model fails (an error, a refusal, nothing), the page stays as it was without what was said since: counted in the
+    notes of each later reply. Without
     one, the page is made of sentences of the turns, those with the weightiest words, within the budget."""
 
     def __init__(self, reader: Reader, budget_tokens: int) -> None:
@@ -115,6 +132,9 @@ class Summary:
         if page.written is not None:
             context, shown = page.written, ()
             notes = ("the summary is a model's text: it names no turns, so evidence is not counted",)
+            if page.lost:
+                lost = f"the summary could not be written after {page.lost} sessions and stayed as it was"
+                notes = (*notes, f"{lost}; the last time: {page.why}")
         else:
             found = [sentence.piece for sentence in page.kept]
             context, shown = render(found), ids(found)
@@ -160,7 +180,10 @@ class Summary:
             return
         instruction = prompt("summary.v1").replace("{words}", str(self._budget_tokens * 3 // 4))
         text = f"Summary:\n{page.written or ''}\n\nNew conversation:\n{render(pieces(page.waiting))}"
-        written = self._reader.write(instruction, text, max_tokens=self._budget_tokens)
+        try:
+            written = self._reader.write(instruction, text, max_tokens=self._budget_tokens)
+        except LLMError as error:
+            written, page.lost, page.why = page.written or "", page.lost + 1, failure(str(error))
         if written is None:
             page.extend(self._budget_tokens)
         else:

@@ -3,6 +3,9 @@
 Each takes `unit`: "turn" ranks turns; "session" ranks sessions and then shows their turns in order. An index is made
 at the first answer after something was said or forgotten, so questions may stand anywhere among the turns.
 
+All fill the budget: what was found, best first, then what was not found, newest first; a history that fits into the
+budget is shown whole. `Reply.ranked` has only what was found.
+
 `Reply.ranked` holds the best `depth` turns. With unit=session it holds every turn of the best sessions, in order,
 with the session's score: there `depth` counts sessions, and it is at least 10, so that session@10 can be read.
 """
@@ -10,9 +13,10 @@ with the session's score: there `depth` counts sessions, and it is at least 10, 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +25,7 @@ from nestmem.embedders import Embedder
 from nestmem.errors import InputError, MissingExtra
 from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems.base import Hit, Kind, Reader, Reply, Setup
-from nestmem.evals.systems.history import Histories, History, Piece, ids, pack, render
+from nestmem.evals.systems.history import Histories, History, Piece, ids, pack, render, whole
 from nestmem.store import passages
 from nestmem.store.ranking import STOP_WORDS
 
@@ -30,7 +34,8 @@ LEAST_SESSIONS = 10
 SESSION_CHARS = 1600
 RRF_K = 60
 PACKED = 2000
-"""So many of the best turns are tried for the context."""
+"""So many units are tried for the context, of those found and of those not found; a larger budget tries one for each
+of its tokens."""
 EMBED_BLOCK = 4096
 
 
@@ -54,8 +59,10 @@ class Index(Protocol):
 @dataclass(kw_only=True)
 class WordIndex:
     """BM25 of the library bm25s (k1 1.5, b 0.75, Lucene's idf). Words are lower-case, without those of
-    `STOP_WORDS`, not stemmed; a named speaker's name counts as words of what they say."""
+    `STOP_WORDS`, and stemmed unless `stem` is False (Snowball's English stemmer, Porter's second, of PyStemmer); a
+    named speaker's name counts as words of what they say."""
 
+    stem: bool = True
     vocabulary: dict[str, int] = field(default_factory=dict)
     rows: list[array[int]] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -66,7 +73,7 @@ class WordIndex:
         if self._take(units) and self.vocabulary:
             self.made = bm25s().BM25(method="lucene", k1=1.5, b=0.75)
             self.made.index((self.rows, self.vocabulary), create_empty_token=False, show_progress=False)
-        asked = [self.vocabulary[word] for word in content_words(question) if word in self.vocabulary]
+        asked = [self.vocabulary[word] for word in self._words(question) if word in self.vocabulary]
         if not asked:
             return np.full(len(units), -np.inf)
         found = self.made.get_scores(asked).astype(np.float64)
@@ -80,6 +87,10 @@ class WordIndex:
             return words
         return words + sum(self.made.scores[key].nbytes for key in ("data", "indices", "indptr"))
 
+    def _words(self, text: str) -> list[str]:
+        found = content_words(text)
+        return stemmer().stemWords(found) if self.stem else found
+
     def _take(self, units: Sequence[Sequence[Turn]]) -> bool:
         """Reads the words of what is new; whether anything is."""
         new = False
@@ -92,7 +103,7 @@ class WordIndex:
                 continue
             for turn in unit[self.lengths[place] :]:
                 numbers = self.vocabulary
-                said = content_words(f"{turn.speaker or ''} {turn.text}")
+                said = self._words(f"{turn.speaker or ''} {turn.text}")
                 self.rows[place].extend([numbers.setdefault(word, len(numbers)) for word in said])
                 new = True
             self.lengths[place] = len(unit)
@@ -115,6 +126,16 @@ def bm25s() -> Any:
     except ImportError as error:
         raise MissingExtra("judge", "bm25s") from error
     return library
+
+
+@cache
+def stemmer() -> Any:
+    """Snowball's stemmer of English words; MissingExtra when PyStemmer is not installed."""
+    try:
+        from Stemmer import Stemmer
+    except ImportError as error:
+        raise MissingExtra("judge", "PyStemmer") from error
+    return Stemmer("english")
 
 
 # By meaning.
@@ -148,7 +169,7 @@ class TurnVectors:
         texts: list[str] = []
         for turn in turns:
             self.starts.append(held + len(texts))
-            texts += [turn.text[start:end] for start, end in passages.split(turn.text)]
+            texts += [named(turn, turn.text[start:end]) for start, end in passages.split(turn.text)]
             if len(texts) >= EMBED_BLOCK:
                 self.blocks.append(self.embedder.embed(texts))
                 held, texts = held + len(texts), []
@@ -188,12 +209,18 @@ class SessionVectors:
         return 0 if self.vectors is None else self.vectors.nbytes
 
 
+def named(turn: Turn, text: str) -> str:
+    """The text as it is embedded: after the name of who said it, where the data names one. Questions about two friends
+    ask for them by name."""
+    return f"{turn.speaker}: {text}" if turn.speaker else text
+
+
 def session_text(turns: Sequence[Turn]) -> str:
     """What stands for a session: what the user said in it, else what anyone said, a line for each turn, cut to
     SESSION_CHARS characters."""
     for said in ([turn for turn in turns if turn.role == "user"], turns):
-        stripped = [turn.text.strip() for turn in said]
-        text = "\n".join(text for text in stripped if text)[:SESSION_CHARS]
+        lines = [named(turn, turn.text.strip()) for turn in said if turn.text.strip()]
+        text = "\n".join(lines)[:SESSION_CHARS]
         if text:
             return text
     return ""
@@ -284,11 +311,15 @@ class Retrieval:
         """Does nothing: the index is made when something is asked."""
 
     def answer(self, question: str, time: datetime | None, scope: str) -> Reply:
-        """What the reader says to the turns that were found."""
+        """What the reader says to the turns that were found, and to the newest others as far as the budget goes."""
         search = self._search(scope)
         scores = search.index.scores(question, search.units)
         order = best_first(scores)
-        shown = pack(_shown(search, order), self._budget_tokens)
+        shown = whole(self._histories[scope].turns, self._budget_tokens)
+        if shown is None:
+            most = max(PACKED, self._budget_tokens)
+            tried = [*order[:most], *_newest(search, scores)[:most]]
+            shown = pack(_shown(search, tried), self._budget_tokens)
         context = render(shown)
         ranked = tuple(
             Hit(turn=turn.id, session=turn.session, score=float(scores[number]))
@@ -327,17 +358,23 @@ class Retrieval:
         return search
 
 
-def _shown(search: _Search, order: np.ndarray) -> Iterator[Piece]:
-    """The turns of the best units, best unit first, in order within it."""
-    for number in order[:PACKED]:
+def _newest(search: _Search, scores: np.ndarray) -> list[int]:
+    """The units that were not found, by their last turn, the newest first."""
+    left = np.flatnonzero(~np.isfinite(scores)).tolist()
+    return sorted(left, key=lambda number: search.places[number][-1], reverse=True)
+
+
+def _shown(search: _Search, numbers: Iterable[int]) -> Iterator[Piece]:
+    """The turns of these units, unit by unit, in order within each."""
+    for number in numbers:
         for place, turn in zip(search.places[number], search.units[number], strict=True):
             yield Piece(turn=turn, text=turn.text, place=(place,))
 
 
-def make_bm25(setup: Setup, *, unit: str = "turn") -> Retrieval:
-    """By words. MissingExtra without the library bm25s."""
-    bm25s()
-    return Retrieval(setup, unit, WordIndex)
+def make_bm25(setup: Setup, *, unit: str = "turn", stem: int = 1) -> Retrieval:
+    """By words; stem=0: as they stand. MissingExtra without the library bm25s, or PyStemmer where words are
+    stemmed."""
+    return Retrieval(setup, unit, _word_index(stem))
 
 
 def make_embedding(setup: Setup, *, unit: str = "turn") -> Retrieval:
@@ -345,11 +382,19 @@ def make_embedding(setup: Setup, *, unit: str = "turn") -> Retrieval:
     return Retrieval(setup, unit, _vectors(setup, unit))
 
 
-def make_hybrid(setup: Setup, *, unit: str = "turn") -> Retrieval:
+def make_hybrid(setup: Setup, *, unit: str = "turn", stem: int = 1) -> Retrieval:
     """By both ranks. MissingExtra or InputError when one of them cannot be had."""
+    words, vectors = _word_index(stem), _vectors(setup, unit)
+    return Retrieval(setup, unit, lambda: Fused(parts=(words(), vectors())))
+
+
+def _word_index(stem: int) -> Callable[[], WordIndex]:
+    if stem not in (0, 1):
+        raise InputError(f"stem={stem}; expected 1 (words are stemmed) or 0 (as they stand)")
     bm25s()
-    vectors = _vectors(setup, unit)
-    return Retrieval(setup, unit, lambda: Fused(parts=(WordIndex(), vectors())))
+    if stem:
+        stemmer()
+    return lambda: WordIndex(stem=bool(stem))
 
 
 def _vectors(setup: Setup, unit: str) -> Callable[[], Index]:
@@ -368,7 +413,7 @@ KINDS = (
         name="bm25",
         about="the turns (or sessions) whose words match best: BM25 of the library bm25s",
         make=make_bm25,
-        options={"unit": "turn"},
+        options={"unit": "turn", "stem": 1},
         needs="bm25s",
     ),
     Kind(
@@ -382,7 +427,7 @@ KINDS = (
         name="hybrid",
         about="BM25 and cosine together, by reciprocal rank fusion",
         make=make_hybrid,
-        options={"unit": "turn"},
+        options={"unit": "turn", "stem": 1},
         needs="embedder",
     ),
 )

@@ -14,7 +14,7 @@ from nestmem.agent.prompts import UNKNOWN
 from nestmem.agent.recall import CHARS_PER_TOKEN, count_tokens
 from nestmem.errors import InputError
 from nestmem.evals.datasets.base import Question, Stream, Turn
-from nestmem.evals.personas import normalise
+from nestmem.evals.reading import flat
 from nestmem.evals.systems.base import Hit, Kind, Reading, Reply, Setup
 from nestmem.evals.systems.history import Piece, ids, pieces, render, size
 
@@ -32,8 +32,12 @@ class _Told:
         self._reader = setup.reader
         self._budget_tokens = setup.budget_tokens
         self._depth = setup.depth
-        self._stream = setup.stream
-        self._place = {turn.id: place for place, turn in enumerate(setup.stream.turns)}
+        if setup.key is None:
+            raise InputError(
+                "a scripted system was given no key; make it by its Kind, which says that it reads one"
+            )
+        self._stream = setup.key
+        self._place = {turn.id: place for place, turn in enumerate(setup.key.turns)}
         self._turns: dict[str, dict[str, Turn]] = defaultdict(dict)
         self._flat: dict[Turn, str] = {}
 
@@ -74,9 +78,9 @@ class _Told:
     def _holds(self, turn: Turn, values: Iterable[str]) -> bool:
         """Whether the turn, as it is shown, holds one of the values as whole words."""
         if turn not in self._flat:
-            self._flat[turn] = f" {normalise(render(pieces([turn])))} "
-        flat = self._flat[turn]
-        return any(f" {value} " in flat for value in map(normalise, values) if value)
+            self._flat[turn] = f" {flat(render(pieces([turn])))} "
+        shown = self._flat[turn]
+        return any(f" {value} " in shown for value in map(flat, values) if value)
 
     def _reply(self, question: str, time: datetime | None, best_first: Sequence[Turn]) -> Reply:
         order = sorted(best_first, key=lambda turn: self._place.get(turn.id, 0))
@@ -128,7 +132,7 @@ class Useless(_Told):
             return
         telling = {turns[id_].session for id_ in asked.evidence if id_ in turns}
         values = (*asked.answers, *asked.rejected, *asked.choices)
-        points = {word for point in asked.rubric for word in normalise(point).split()}
+        points = {word for point in asked.rubric for word in flat(point).split()}
         for turn in reversed(turns.values()):
             beside = turn.session not in telling and not self._holds(turn, values)
             if beside and not self._holds(turn, points):
@@ -190,8 +194,8 @@ def right_reply(question: Question) -> str:
     if not question.answerable:
         return UNKNOWN
     answer = "".join(question.answers[:1])
-    words = set(normalise(answer).split())
-    covered = all(set(normalise(point).split()) <= words for point in question.rubric)
+    words = set(flat(answer).split())
+    covered = all(set(flat(point).split()) <= words for point in question.rubric)
     return answer if covered else "\n".join([*question.rubric, *question.answers[:1]])
 
 
@@ -235,6 +239,12 @@ KINDS = (
         name="oracle",
         about="is told the key: shows exactly the evidence, whatever the budget",
         make=make_oracle,
+        reads_key=True,
     ),
-    Kind(name="useless", about="is told the key: shows only turns beside the point", make=make_useless),
+    Kind(
+        name="useless",
+        about="is told the key: shows only turns beside the point",
+        make=make_useless,
+        reads_key=True,
+    ),
 )

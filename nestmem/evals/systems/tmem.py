@@ -185,7 +185,7 @@ def spoken(learner: Learner, question: str, state: State, notes: tuple[str, ...]
     reading = Reading(
         text=text,
         prompt=chat,
-        tokens_in=learner.count_tokens(question),
+        tokens_in=count_tokens(question),
         tokens_out=count_tokens(text),
         failed=None if text else "empty",
     )
