@@ -106,6 +106,8 @@ def choose(spec: str, kinds: Mapping[str, Kind]) -> Chosen:
             options[key] = wanted(value)
         except ValueError as error:
             raise InputError(f"system {spec!r}: {key}={value!r}, expected {wanted.__name__}") from error
+    if "url" in options:
+        readers.without_password(str(options["url"]))
     return Chosen(spec=spec, kind=kind, options=options)
 
 

@@ -121,13 +121,15 @@ def test_its_temporary_folder_goes_with_the_last_system(tmp_path):
 
 
 @installed
-def test_the_budget_is_filled_with_the_newest_that_were_not_found(tmp_path):
-    system = mem0.make(setup(tmp_path, budget_tokens=60))
-    for number in range(300):
+def test_the_budget_is_filled_with_the_newest_that_were_not_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(mem0, "SEARCHED", 1)
+    system = mem0.make(setup(tmp_path, budget_tokens=60, depth=1))
+    for number in range(40):
         text = "My dog is called Biscuit." if number == 4 else f"Stone number {number}."
         system.observe(Turn(id=f"t{number}", session="s", role="user", text=text), None, "ada")
     reply = system.answer(ASKED, None, "ada")
-    assert "t4" in reply.shown and len(reply.shown) > 5 and 200 < len(reply.context) <= 240
+    assert reply.shown == ("t4", *(f"t{number}" for number in range(31, 40)))
+    assert len(reply.ranked) == 1 and 200 < len(reply.context) <= 240
     system.close()
 
 
@@ -135,6 +137,7 @@ def test_the_budget_is_filled_with_the_newest_that_were_not_found(tmp_path):
 def test_it_needs_an_embedder(tmp_path):
     with pytest.raises(InputError, match="embedder"):
         mem0.make(setup(tmp_path, embedder=None))
+    assert not Path(os.environ["MEM0_DIR"]).exists()
 
 
 def test_without_the_package_it_says_so(tmp_path, monkeypatch):
@@ -144,4 +147,5 @@ def test_without_the_package_it_says_so(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")
     with pytest.raises(MissingExtra, match="mem0"):
         mem0.make(setup(tmp_path))
+    assert not Path(os.environ["MEM0_DIR"]).exists()
     mem0._package.cache_clear()

@@ -394,6 +394,13 @@ def test_systems_are_chosen_by_name_and_options() -> None:
             running.choose(spec, kinds)
 
 
+def test_a_password_is_refused_before_it_is_written_down() -> None:
+    kinds = {"far": Kind(name="far", about="", make=Echo, options={"url": ""})}
+    with pytest.raises(InputError, match="set the key in the environment") as caught:
+        running.choose("far:url=http://me:secret@host/v1", kinds)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_plan_is_checked() -> None:
     with pytest.raises(InputError, match="each once"):
         plan([], names=("echo", "echo"))

@@ -127,7 +127,7 @@ class Setup:
     window_tokens: int = 128_000
     depth: int = 50
     seed: int = 0
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from nestmem.errors import InputError, MissingExtra
 from nestmem.evals.datasets.base import Turn
 from nestmem.evals.systems import history
 from nestmem.evals.systems.base import Hit, Kind, Reply, Setup, System
+from nestmem.evals.systems.retrieval import named
 
 SEARCHED = 200
 """How many messages a search asks for at least."""
@@ -57,9 +58,8 @@ class Mem0:
     def observe(self, message: Turn, time: datetime | None, scope: str) -> None:
         """Adds the message as it is."""
         text = message.text.encode("utf-8", "replace").decode()
-        said = {"role": message.role, "content": text}
-        if message.speaker:
-            said["name"] = message.speaker
+        # The name stands in what is embedded, as for the other retrievers (`retrieval.named`).
+        said = {"role": message.role, "content": named(message, text)}
         added: list[dict[str, Any]] = []
         if text.strip():
             metadata = {"turn": message.id, "at": time.isoformat() if time else ""}
@@ -78,9 +78,7 @@ class Mem0:
         top = max(SEARCHED, self._setup.depth)
         found = self._memory.search(question, top_k=top, filters={"user_id": scope})["results"]
         scored = [(self._turns[one["id"]], one) for one in found]
-        pieces = [
-            history.Piece(turn=turn, text=one["memory"], place=(place,)) for (place, turn), one in scored
-        ]
+        pieces = [history.Piece(turn=turn, text=turn.text, place=(place,)) for (place, turn), _ in scored]
         told = [self._turns[id_] for (whose, _), ids in self._stored.items() if whose == scope for id_ in ids]
         told.sort(key=lambda one: one[0])
         shown = history.whole([turn for _, turn in told], self._setup.budget_tokens)
@@ -129,8 +127,7 @@ class Mem0:
         self._memory.vector_store.client.close()
         self._memory.close()
         _open.discard(id(self))
-        if not _open:
-            shutil.rmtree(os.environ["MEM0_DIR"], ignore_errors=True)
+        _clear()
 
 
 class _Embedding:
@@ -146,6 +143,12 @@ class _Embedding:
         return self._embedder.embed(texts).tolist()
 
 
+def _clear() -> None:
+    """Removes mem0's temporary folder, unless a system uses it."""
+    if not _open:
+        shutil.rmtree(os.environ["MEM0_DIR"], ignore_errors=True)
+
+
 @cache
 def _package() -> Any:
     """The class `mem0.Memory`, imported with telemetry off."""
@@ -155,6 +158,7 @@ def _package() -> Any:
         package = import_module("mem0")
         import_module("qdrant_client")
     except ImportError as error:
+        _clear()
         raise MissingExtra("mem0", error.name or "mem0ai") from error
     return package.Memory
 
@@ -162,9 +166,10 @@ def _package() -> Any:
 def make(setup: Setup) -> System:
     """mem0 in `setup.folder`. MissingExtra without the package, InputError without an embedder."""
     package = _package()
-    Path(os.environ["MEM0_DIR"]).mkdir(mode=0o700, exist_ok=True)
     if setup.embedder is None:
+        _clear()
         raise InputError("mem0 finds messages by vectors; run it with an embedder (--embedder minilm)")
+    Path(os.environ["MEM0_DIR"]).mkdir(mode=0o700, exist_ok=True)
     client = {"provider": "openai", "config": {"api_key": NO_KEY}}
     store = {
         "collection_name": "turns",
