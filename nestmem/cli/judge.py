@@ -154,8 +154,8 @@ def run(
     from nestmem.evals.datasets.catalogue import TASKS
 
     quiet_libraries()
-    # Where `--system import:MODULE.NAME` looks first.
-    sys.path.insert(0, str(Path.cwd()))
+    if any(spec.startswith("import:") for spec in system or ()):
+        sys.path.append(str(Path.cwd()))
     everything = names == ["all"]
     tasks = list(TASKS.values()) if everything else [_task(name) for name in names]
     if llm is not None and reader != "none":

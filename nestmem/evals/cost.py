@@ -40,7 +40,9 @@ def estimate(
     sample = _sample(dataset.streams[0])
     costs = []
     for chosen in plan.systems:
-        done = finished_streams(folder, chosen) if folder is not None and folder.is_dir() else set()
+        done = (
+            finished_streams(folder, chosen, mend=False) if folder is not None and folder.is_dir() else set()
+        )
         rest = [stream for stream in dataset.streams if stream.id not in done]
         if chosen.kind.remote:
             costs.append(Cost(system=chosen.spec, minutes=math.nan, tokens_in=0))

@@ -128,10 +128,15 @@ class EndpointReader:
 
 
 def without_password(url: str) -> str:
-    """The URL. InputError when a name or a password stands in it: URLs are written to logs."""
-    if "@" in urlsplit(url).netloc:
+    """The URL. InputError when it is none, or when something secret may stand in it: URLs are written to logs."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
         raise InputError(
-            "the URL has a user or a password before its host, and URLs are logged; leave them out and set the key "
+            "the URL of an endpoint begins with http:// or https://, as http://localhost:8000/v1"
+        )
+    if "@" in parts.netloc or parts.query:
+        raise InputError(
+            "the URL has a user, a password or a query, and URLs are logged; leave them out and set the key "
             "in the environment (OPENAI_API_KEY)"
         )
     return url

@@ -161,12 +161,16 @@ def run(
         done = 0
         for chosen in plan.systems:
             known = finished_streams(folder, chosen)
+            streak, held = _Streak(), []
             for number, stream in enumerate(dataset.streams):
                 if stream.id not in known:
                     report = partial(_moved, progress, done, total, chosen.spec)
-                    _append(folder, chosen, *_unit(given, dataset.streams, number, chosen, report))
+                    held.append(_unit(given, dataset.streams, number, chosen, streak, report))
+                    if streak.errors == 0:
+                        _append_all(folder, chosen, held)
                 done += _units(stream)
                 _moved(progress, done, total, chosen.spec, 0)
+            _append_all(folder, chosen, held)
         shutil.rmtree(work, ignore_errors=True)
         write_json(folder / "run.json", {**described, "finished": True})
     return folder
@@ -184,13 +188,25 @@ class _Given:
     work: Path
 
 
+@dataclass(kw_only=True)
+class _Streak:
+    """Errors of a reader one after another, over streams. Streams that end within one are not yet stored."""
+
+    errors: int = 0
+
+
 def _moved(progress: Progress | None, before: int, total: int, spec: str, units: int) -> None:
     if progress is not None:
         progress(before + units, total, spec)
 
 
 def _unit(
-    given: _Given, streams: Sequence[Stream], number: int, chosen: Chosen, report: Callable[[int], None]
+    given: _Given,
+    streams: Sequence[Stream],
+    number: int,
+    chosen: Chosen,
+    streak: _Streak,
+    report: Callable[[int], None],
 ) -> tuple[list[Line], Timing]:
     plan, stream = given.plan, streams[number]
     veil = Veil(stream=stream, number=number, attempt=given.attempt)
@@ -209,7 +225,7 @@ def _unit(
             depth=plan.depth,
             seed=plan.seed,
         )
-        return play(plan.task.name, chosen, veil, setup, report)
+        return play(plan.task.name, chosen, veil, setup, report, streak)
 
 
 def donor_of(streams: Sequence[Stream], number: int) -> int | None:
@@ -288,10 +304,15 @@ def describe(plan: Plan, dataset: Dataset, reader: Reader, embedder: Embedder | 
 
 
 def play(
-    task: str, chosen: Chosen, veil: Veil, setup: Setup, report: Callable[[int], None] | None = None
+    task: str,
+    chosen: Chosen,
+    veil: Veil,
+    setup: Setup,
+    report: Callable[[int], None] | None = None,
+    streak: _Streak | None = None,
 ) -> tuple[list[Line], Timing]:
     """One system through one stream: its lines in the order asked, and what it cost. The system sees the names of
-    the veil, the lines have those of the stream."""
+    the veil, the lines have those of the stream. streak: of errors, over the streams before."""
     stream = veil.stream
     system = chosen.kind.make(setup, **{**chosen.kind.options, **chosen.options})
     lacks = [name for name in _METHODS if not callable(getattr(system, name, None))]
@@ -301,7 +322,9 @@ def play(
         )
     power = energy.read()
     try:
-        told = _Telling(task=task, spec=chosen.spec, system=system, veil=veil, report=report)
+        told = _Telling(
+            task=task, spec=chosen.spec, system=system, veil=veil, report=report, streak=streak or _Streak()
+        )
         told.play()
         kept = system.bytes(veil.scope)
     finally:
@@ -333,12 +356,12 @@ class _Telling:
     system: System
     veil: Veil
     report: Callable[[int], None] | None
+    streak: _Streak
     lines: list[Line] = field(default_factory=list)
     answer_s: list[float] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
     observe_s: float = 0.0
     settle_s: float = 0.0
-    errors: int = 0
     stream: Stream = field(init=False)
     places: dict[str, int] = field(init=False)
 
@@ -391,11 +414,11 @@ class _Telling:
         if not all(math.isfinite(hit.score) for hit in reply.ranked):
             raise InputError(f"system {self.spec!r} ranks with a score that is no finite number")
         failed = reply.reading.failed or ""
-        self.errors = self.errors + 1 if failed.startswith("error") else 0
-        if self.errors == ERRORS_IN_A_ROW:
+        self.streak.errors = self.streak.errors + 1 if failed.startswith("error") else 0
+        if self.streak.errors == ERRORS_IN_A_ROW:
             raise InputError(
-                f"the reader of system {self.spec!r} failed {self.errors} times in a row ({failed}); mend it and give "
-                "the same command again: what was finished stays, this stream is asked anew"
+                f"the reader of system {self.spec!r} failed {ERRORS_IN_A_ROW} times in a row ({failed}); mend it and "
+                "give the same command again: what was finished before stays, the rest is asked anew"
             )
 
     def _probe(self, question: Question) -> tuple[float, ...] | None:
@@ -444,6 +467,12 @@ def _units(stream: Stream) -> int:
     return len(stream.turns) + QUESTION_UNITS * len(stream.questions)
 
 
+def _append_all(folder: Path, chosen: Chosen, held: list[tuple[list[Line], Timing]]) -> None:
+    for lines, timing in held:
+        _append(folder, chosen, lines, timing)
+    held.clear()
+
+
 def _append(folder: Path, chosen: Chosen, lines: list[Line], timing: Timing) -> None:
     """Lines first, then their timing, which makes the unit count as done and says where its lines end."""
     path = folder / "log" / f"{chosen.file}.jsonl.gz"
@@ -452,8 +481,8 @@ def _append(folder: Path, chosen: Chosen, lines: list[Line], timing: Timing) -> 
         file.write(json.dumps({**asdict(timing), "log_bytes": path.stat().st_size}) + "\n")
 
 
-def finished_streams(folder: Path, chosen: Chosen) -> set[str]:
-    """The streams whose unit is done; what a broken unit left behind them is cut off the log."""
+def finished_streams(folder: Path, chosen: Chosen, *, mend: bool = True) -> set[str]:
+    """The streams whose unit is done. mend: what a broken unit left behind them is cut off the log."""
     times = folder / "times" / f"{chosen.file}.jsonl"
     path = folder / "log" / f"{chosen.file}.jsonl.gz"
     rows = times.read_text(encoding="utf-8").splitlines(keepends=True) if times.is_file() else []
@@ -469,10 +498,11 @@ def finished_streams(folder: Path, chosen: Chosen) -> set[str]:
             raise InputError(
                 f"{path} has {path.stat().st_size} bytes, {times} says {ends}; it was cut: remove both and run again"
             )
-        os.truncate(path, ends)
+        if mend:
+            os.truncate(path, ends)
     elif whole:
         raise InputError(f"{path} is missing while {times} counts its lines; remove that too and run again")
-    if len(whole) < len(rows):
+    if mend and len(whole) < len(rows):
         # Beside it and then in its place: a full disk must not cost what was done.
         kept = times.with_name(times.name + ".tmp")
         kept.write_text("".join(whole), encoding="utf-8")

@@ -327,6 +327,30 @@ def test_a_reader_that_is_down_stops_the_run_and_is_asked_again_later(tmp_path: 
     )
 
 
+def test_a_reader_that_is_down_is_noticed_over_streams_of_one_question(tmp_path: Path) -> None:
+    class Down(Echo):
+        def answer(self, question: str, time: datetime | None, scope: str) -> Reply:
+            failed = None if scope == "u1" else "error: down"
+            return Reply(reading=Reading(text=None, failed=failed))
+
+    one = tuple(replace(stream(name), questions=stream(name).questions[:1]) for name in "abcdefgh")
+    data = Dataset(streams=one, source="generated")
+    kind = Kind(name="echo", about="", make=lambda setup: Down(setup, []))
+    down = replace(plan([]), systems=(running.Chosen(spec="echo", kind=kind, options={}),))
+    with pytest.raises(InputError, match="failed 5 times in a row"):
+        go(tmp_path, down, data)
+    assert running.finished_streams(tmp_path, down.systems[0]) == {"a", "b"}
+
+
+def test_the_cost_is_said_without_touching_a_run(tmp_path: Path) -> None:
+    go(tmp_path, plan([]), dataset())
+    path = tmp_path / "log" / "echo.jsonl.gz"
+    path.write_bytes(path.read_bytes() + b"of a live run")
+    before = path.read_bytes()
+    cost.estimate(plan([]), dataset(), reader=readers.load("none"), embedder=None, folder=tmp_path)
+    assert path.read_bytes() == before
+
+
 def test_a_system_of_ones_own_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_memory_of_today.py").write_text("def make(setup):\n    return setup\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -399,6 +423,10 @@ def test_a_password_is_refused_before_it_is_written_down() -> None:
     with pytest.raises(InputError, match="set the key in the environment") as caught:
         running.choose("far:url=http://me:secret@host/v1", kinds)
     assert "secret" not in str(caught.value)
+    for url in ("http://host/v1?key=secret", "me:secret@host/v1"):
+        with pytest.raises(InputError) as caught:
+            running.choose(f"far:url={url}", kinds)
+        assert "secret" not in str(caught.value)
 
 
 def test_a_plan_is_checked() -> None:
