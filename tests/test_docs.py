@@ -77,3 +77,16 @@ def test_options_of_layers_are_those_that_they_take() -> None:
         if "titans" in options:
             options = options - {"titans"} | described["titans"]
         assert options == taken - DECIDED.get(kind, set()), kind
+
+
+def test_records_name_no_path_of_a_machine() -> None:
+    """A record says which file it came from, not where that lay on the machine that ran it."""
+    records = [
+        p for p in (DOCS.parent / "results").rglob("*") if p.suffix in (".json", ".jsonl", ".md", ".txt")
+    ]
+    assert len(records) > 20
+    for path in records:
+        found = re.findall(
+            r"""["'\s](/(?:home|root|work|tmp|mnt|Users)/[^"'\s]*)""", path.read_text(encoding="utf-8")
+        )
+        assert not found, f"{path}: {found[:3]}"

@@ -52,7 +52,7 @@ def personas(
                 memory, lives, arms=arms, budget_tokens=budget, on_progress=progress, log=log_file
             )
     config = {
-        "data": str(data) if data else {"generator": "test", **made},
+        "data": data.name if data else {"generator": "test", **made},
         "model": where.model,
         "learner": fingerprint,
         "rule": where.rule,

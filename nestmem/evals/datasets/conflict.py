@@ -129,7 +129,7 @@ def load_single(
     for number in range(streams):
         rng = random.Random(f"conflict_single/{seed}/{number}")
         made.append(single_stream(f"single/{number}", known, facts_told=facts, questions=questions, rng=rng))
-    return Dataset(streams=tuple(made), source=str(path), left_out=left, notes=notes + _short(made, facts))
+    return Dataset(streams=tuple(made), source=path.name, left_out=left, notes=notes + _short(made, facts))
 
 
 def _short(streams: Sequence[Stream], facts: int) -> tuple[str, ...]:
@@ -241,7 +241,7 @@ def load_multi(
         )
     second = len({chain.second for chain in chains})
     notes += (f"{len(chains):,} two-hop chains over {second:,} second facts are in the data",)
-    return Dataset(streams=tuple(made), source=str(path), left_out=left, notes=notes + _short(made, facts))
+    return Dataset(streams=tuple(made), source=path.name, left_out=left, notes=notes + _short(made, facts))
 
 
 def find_chains(known: Sequence[Fact]) -> list[Chain]:

@@ -167,7 +167,7 @@ def _dataset(
     }
     notes = (f"{len(train)} of the {published} published intents",) if len(train) != published else ()
     return Dataset(
-        streams=tuple(made), source=str(path), left_out={k: v for k, v in left.items() if v}, notes=notes
+        streams=tuple(made), source=path.name, left_out={k: v for k, v in left.items() if v}, notes=notes
     )
 
 

@@ -75,7 +75,7 @@ def load(
     missing = len(found) * questions - sum(len(stream.questions) for stream in streams)
     return Dataset(
         streams=streams,
-        source=str(folder),
+        source=folder.name,
         left_out={"questions that the text is too short for": missing} if missing else {},
     )
 

@@ -78,7 +78,7 @@ def load_squad(
         notes.append(f"fewer than {passages} passages in {', '.join(short)}: the data has no more")
     return Dataset(
         streams=tuple(made),
-        source=str(path),
+        source=path.name,
         left_out=left,
         notes=tuple(notes) if len(read) != PUBLISHED_PASSAGES or short else (),
     )
@@ -186,7 +186,7 @@ def load_published(folder: Path | None, *, part: str = "", chunk_words: int = 35
                 name = path.name.split(".")[0]
                 made.append(_published(row, f"{name}/{number}", f"{path}, row {number}", chunk_words))
     asked = sum(len(stream.questions) for stream in made)
-    return Dataset(streams=tuple(made), source=str(folder), left_out={"without evidence": asked})
+    return Dataset(streams=tuple(made), source=folder.name, left_out={"without evidence": asked})
 
 
 def _published(row: dict[str, Any], name: str, where: str, chunk_words: int) -> Stream:

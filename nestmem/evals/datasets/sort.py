@@ -72,7 +72,7 @@ def load(
     notes = (f"{len(found)} of the {len(library.BOOKSORT)} books of SORT",)
     return Dataset(
         streams=streams,
-        source=str(folder),
+        source=folder.name,
         left_out={"pairs that the text is too short for": missing} if missing else {},
         notes=notes if len(found) < len(library.BOOKSORT) else (),
     )
