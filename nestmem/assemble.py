@@ -12,7 +12,7 @@ from nestmem.agent.answering import MARGIN
 from nestmem.agent.chains import Clocks
 from nestmem.agent.controller import Memory
 from nestmem.agent.guard import GuardSettings
-from nestmem.agent.llm import ChatEndpoint
+from nestmem.agent.llm import endpoint
 from nestmem.agent.types import Chat, Drift, Example, Level, State, StoredUpdate, Update
 from nestmem.errors import InputError, MissingExtra
 from nestmem.store import Ledger
@@ -187,7 +187,7 @@ def open(
         model: "mini" (the embedded model), a folder, a Hugging Face name, or None for text memory only.
         rule: how experience is written into weights: "nested", "additive", "rls" or "tmem".
         embedder: "auto" (MiniLM when installed), "none", "minilm", a sentence-transformers folder, or a URL.
-        llm: the URL of an OpenAI-compatible endpoint that reads recalled text and writes questions.
+        llm: the URL ("URL#model") of an OpenAI-compatible endpoint that reads recalled text and writes questions.
         device, dtype: where and in which precision the model runs ("float32", "bfloat16").
         clocks: when a memory leaves the fast level of the weights (see `agent.chains.Clocks`).
         guard: the limits of the gates before the weights change (see `agent.guard.GuardSettings`).
@@ -197,13 +197,13 @@ def open(
         InputError, MissingExtra, ModelNotFound, ModelError, UnsupportedArchitecture, EmbedderError, LedgerError.
     """
     learner = None if model is None else load_learner(model, rule=rule, device=device, dtype=dtype)
-    endpoint = ChatEndpoint(llm) if llm else None
+    reader = endpoint(llm) if llm else None
     ledger = Ledger(path, read_only=read_only)
     return Memory(
         ledger,
         learner=learner,
         embedder=embedders.load(embedder),
-        llm=endpoint,
+        llm=reader,
         clocks=clocks,
         guard=guard,
         scope_margin=scope_margin,

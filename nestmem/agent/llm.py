@@ -98,6 +98,12 @@ class ChatEndpoint:
             return response.read()
 
 
+def endpoint(spec: str, *, api_key: str | None = None) -> ChatEndpoint:
+    """The endpoint that "URL" or "URL#model" names. InputError when it is no http(s) URL."""
+    url, _, model = spec.partition("#")
+    return ChatEndpoint(url, model=model or "default", api_key=api_key)
+
+
 def _content(raw: bytes, url: str) -> str:
     """The text of the first choice of a chat completion. LLMError "... refused to answer: WHY" when the model
     refused, or a filter of the server took its answer away."""

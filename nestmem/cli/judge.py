@@ -298,6 +298,7 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
 ) -> None:
     """Score runs again from their logs; with --judge also by a language model, whose errors are measured."""
+    from nestmem.agent.llm import endpoint
     from nestmem.evals import judging, scoring
 
     for folder in folders:
@@ -306,7 +307,8 @@ def score(
             from nestmem.cli.evaluate import bar
 
             with bar() as progress:
-                judging.judge_run(folder, _endpoint(judge), progress=progress)
+                llm = endpoint(judge, api_key=os.environ.get("OPENAI_API_KEY"))
+                judging.judge_run(folder, llm, progress=progress)
         record = scoring.write(folder)
         _print(record, scoring.render, json)
 
@@ -380,13 +382,6 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--option {item!r} is not read; expected name=value, as limit=20")
         pairs[key] = value
     return pairs
-
-
-def _endpoint(url: str) -> Any:
-    from nestmem.agent.llm import ChatEndpoint
-
-    address, _, model = url.partition("#")
-    return ChatEndpoint(address, model=model or "default", api_key=os.environ.get("OPENAI_API_KEY"))
 
 
 def _print(record: dict[str, Any], render: Callable[[dict[str, Any]], str], json: bool) -> None:

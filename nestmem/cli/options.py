@@ -138,10 +138,9 @@ class Where:
         """The chat endpoint of --llm, or None. The model's name may follow the URL after a '#'."""
         if self.llm is None:
             return None
-        from nestmem.agent.llm import ChatEndpoint
+        from nestmem.agent.llm import endpoint
 
-        url, _, model = self.llm.partition("#")
-        return ChatEndpoint(url, model=model or "default", api_key=os.environ.get("OPENAI_API_KEY"))
+        return endpoint(self.llm, api_key=os.environ.get("OPENAI_API_KEY"))
 
 
 def quiet_libraries() -> None:

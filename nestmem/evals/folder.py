@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,20 +57,13 @@ class Finished:
     def lines(self) -> Iterator[Line]:
         """One after the other. InputError when the log is damaged, or holds a stream without a timing."""
         streams = {timing.stream for timing in self.timings}
-        try:
-            with gzip.open(io.BytesIO(self.raw), "rt", encoding="utf-8") as file:
-                for number, text in enumerate(file, 1):
-                    line = log.load(text, f"{self.path}, line {number}")
-                    if line.stream not in streams:
-                        raise InputError(
-                            f"{self.path}, line {number}: is of stream {line.stream!r}, which its times do not name; "
-                            "remove both files and run again"
-                        )
-                    yield line
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{self.path}: cannot be read to its end ({error}); remove it and its times and run again"
-            ) from error
+        for number, line in enumerate(log.read_lines(self.raw, f"{self.path}"), 1):
+            if line.stream not in streams:
+                raise InputError(
+                    f"{self.path}, line {number}: is of stream {line.stream!r}, which its times do not name; "
+                    "remove both files and run again"
+                )
+            yield line
 
 
 def finished(folder: Path, spec: str) -> Finished:

@@ -13,6 +13,7 @@ Two runs with one seed have the same bytes in log/. The log holds the data's tex
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -104,16 +105,15 @@ def load(text: str, where: str) -> Line:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of log/SYSTEM.jsonl.gz, in order. InputError when the file is damaged."""
+def read_lines(raw: bytes, where: str) -> Iterator[Line]:
+    """The lines of a log's bytes, in order. InputError names `where` when they are damaged."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
+        with gzip.open(io.BytesIO(raw), "rt", encoding="utf-8") as file:
             for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield load(text, f"{path}, line {number}")
+                yield load(text, f"{where}, line {number}")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: cannot be read to its end ({error}); resume the run that wrote it"
+            f"{where}: cannot be read to its end ({error}); remove it and its times and run again"
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from nestmem.agent import prompts
-from nestmem.agent.llm import ChatEndpoint
+from nestmem.agent.llm import ChatEndpoint, endpoint
 from nestmem.agent.recall import count_tokens
 from nestmem.agent.types import Chat, State
 from nestmem.errors import InputError, LLMError, MissingExtra, ModelError, ModelNotFound
@@ -42,8 +42,7 @@ def load(spec: str, *, api_key: str | None = None, device: str = "cpu", seed: in
     if spec == "none":
         return NoReader()
     if spec.startswith(("http://", "https://")):
-        url, _, model = spec.partition("#")
-        return EndpointReader(ChatEndpoint(without_password(url), model=model or "default", api_key=api_key))
+        return EndpointReader(endpoint(without_password(spec), api_key=api_key))
     if spec == "perfect":
         return PerStream(spec)
     if spec in FIXED:

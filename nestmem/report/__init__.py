@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from nestmem.errors import InputError
-from nestmem.evals.log import read_lines
+from nestmem.evals.folder import finished
 from nestmem.report import missing, plots
 from nestmem.report import page as pages
 from nestmem.report.charts import label
@@ -51,7 +50,7 @@ def write(
             f"there is no system {baseline!r} in {folder}; expected one of {', '.join(scores['systems'])}"
         )
     quoted = run["task"]["licence"]["redistribution"] != "no" if text is None else text
-    logs = {spec: read_lines(path) for spec in scores["systems"] if (path := _log(folder, spec)).is_file()}
+    logs = {spec: finished(folder, spec).lines() for spec in scores["systems"]}
     path = folder / PAGE
     whole = pages.page(run, scores, logs, text=quoted, examples=examples, baseline=baseline)
     path.write_text(whole, encoding="utf-8")
@@ -130,7 +129,3 @@ def _record(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
     if lacking:
         raise InputError(f"{path} has no {', '.join(lacking)}; {remedy}")
     return record
-
-
-def _log(folder: Path, spec: str) -> Path:
-    return folder / "log" / f"{re.sub(r'[^A-Za-z0-9._=-]', '_', spec)}.jsonl.gz"

@@ -120,7 +120,11 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"counterfact-edit\.json"):
         conflict.load_single(tmp_path)
     file = tmp_path / "counterfact-edit.json"
-    for content, message in (("[", "not JSON"), ("{}", "expected a list"), ('[{"prompt": "A"}]', "row 1")):
+    for content, message in (
+        ("[", "not JSON"),
+        ("{}", "line 1 has no prompt, subject"),
+        ('[{"prompt": "A"}]', "record 1 has no subject"),
+    ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):
             conflict.load_single(tmp_path)

@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections import defaultdict
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from nestmem import report
 from nestmem.errors import InputError, MissingExtra
 from nestmem.evals import log, scorers
 from nestmem.evals.datasets.base import Question
-from nestmem.evals.log import Line, append_lines, read_lines
+from nestmem.evals.folder import file_name
+from nestmem.evals.log import Line, Timing, append_lines, read_lines
 from nestmem.evals.stats import clustered_mean, clustered_share
 from nestmem.evals.systems.base import Hit, Reading, Reply
 from nestmem.report import charts, markup
@@ -45,12 +47,26 @@ def make_run(folder: Path, **change: Any) -> Path:
         **change,
     }
     (folder / "log").mkdir(parents=True)
+    (folder / "times").mkdir()
     logs = {}
     for spec in options["systems"]:
         lines = list(_lines(spec, options))
-        path = folder / "log" / f"{re.sub(r'[^A-Za-z0-9._=-]', '_', spec)}.jsonl.gz"
+        path = folder / "log" / f"{file_name(spec)}.jsonl.gz"
+        times = folder / "times" / f"{file_name(spec)}.jsonl"
         for stream in dict.fromkeys(line.stream for line in lines):
             append_lines(path, [line for line in lines if line.stream == stream])
+            cost = Timing(
+                system=spec,
+                stream=stream,
+                turns=1,
+                characters=1,
+                observe_s=0,
+                settle_s=0,
+                answer_s=(),
+                bytes=0,
+            )
+            with times.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(cost)) + "\n")
         logs[spec] = lines
     put(folder, "run.json", _run(options))
     put(folder, "scores.json", _scores(logs, options))
@@ -417,7 +433,7 @@ def test_a_damaged_log_is_said_and_the_rest_is_shown(run: Path) -> None:
 
 def test_a_failed_reading_is_an_example_that_says_so(run: Path) -> None:
     path = run / "log" / "bare.jsonl.gz"
-    lines = list(read_lines(path))
+    lines = list(read_lines(path.read_bytes(), "bare"))
     path.unlink()
     refused = Reading(text=None, failed=f"refused: I will not speak of {SECRET}")
     append_lines(path, [Line(**{**vars(line), "reply": Reply(reading=refused)}) for line in lines])

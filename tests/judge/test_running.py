@@ -26,6 +26,7 @@ from nestmem.evals.datasets.base import (
     data_folder,
     load,
 )
+from nestmem.evals.folder import finished
 from nestmem.evals.systems.base import Hit, Kind, NotSupported, Reading, Reply, Setup, Turn
 
 AT = datetime(2026, 3, 2, tzinfo=UTC)
@@ -134,7 +135,7 @@ def test_turns_settles_forgets_and_questions_come_in_the_order_of_the_stream(tmp
 
 def test_a_question_sees_only_what_was_said_before_it(tmp_path: Path) -> None:
     go(tmp_path, plan([]), dataset())
-    first, second, _ = log.read_lines(tmp_path / "log" / "echo.jsonl.gz")
+    first, second, _ = finished(tmp_path, "echo").lines()
     assert "fact 2" not in first.reply.context and "fact 3" in second.reply.context
     assert (first.ages, first.sessions) == ((1,), ("s0",))
     assert (second.ages, second.sessions) == ((1,), ("s1",))
@@ -255,7 +256,7 @@ def test_names_of_the_data_tell_a_system_nothing(tmp_path: Path) -> None:
 
     chosen = running.Chosen(spec="cheat", kind=Kind(name="cheat", about="", make=make), options={})
     go(tmp_path, running.Plan(task=task(), options={}, systems=(chosen,)), telling())
-    lines = list(log.read_lines(tmp_path / "log" / "cheat.jsonl.gz"))
+    lines = list(finished(tmp_path, "cheat").lines())
     assert all(line.reply.ranked == line.reply.shown == () for line in lines)
     assert {line.stream for line in lines} == {"answer_abs"}
     first = sum(max(line.probe) == line.probe[0] for line in lines)
@@ -265,7 +266,7 @@ def test_names_of_the_data_tell_a_system_nothing(tmp_path: Path) -> None:
 
 def test_what_a_system_found_bears_the_names_of_the_data_in_the_log(tmp_path: Path) -> None:
     go(tmp_path, plan([]), telling())
-    line = next(iter(log.read_lines(tmp_path / "log" / "echo.jsonl.gz")))
+    line = next(iter(finished(tmp_path, "echo").lines()))
     assert [(hit.turn, hit.session) for hit in line.reply.ranked][:2] == [
         ("filler_0", "filler_0"),
         ("answer_1", "answer_1"),
@@ -322,9 +323,7 @@ def test_a_reader_that_is_down_stops_the_run_and_is_asked_again_later(tmp_path: 
     with pytest.raises(InputError, match=r"failed 5 times in a row \(error: HTTP 401 Unauthorized\)"):
         go(tmp_path, down, telling())
     go(tmp_path, plan([]), telling())
-    assert all(
-        line.reply.reading.failed is None for line in log.read_lines(tmp_path / "log" / "echo.jsonl.gz")
-    )
+    assert all(line.reply.reading.failed is None for line in finished(tmp_path, "echo").lines())
 
 
 def test_a_reader_that_is_down_is_noticed_over_streams_of_one_question(tmp_path: Path) -> None:
@@ -399,10 +398,13 @@ def test_a_damaged_line_is_named(text: str) -> None:
 
 
 def test_a_damaged_log_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "echo.jsonl.gz"
-    path.write_bytes(gzip.compress(b"{}\n" * 500)[:-9])
-    with pytest.raises(InputError, match=r"resume the run|is no line"):
-        list(log.read_lines(path))
+    go(tmp_path, plan([]), dataset())
+    path = tmp_path / "log" / "echo.jsonl.gz"
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], b"no gzip" + whole[7:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read to its end"):
+            list(finished(tmp_path, "echo").lines())
 
 
 def test_systems_are_chosen_by_name_and_options() -> None:

@@ -123,17 +123,14 @@ class _Script:
     ) -> None:
         """A question now; `evidence` names what was told. No answer: the right reply is that it is not known."""
         self.questions.append(
-            Question(
-                id=f"{self.name}/{kind}/{len(self.questions)}",
-                text=text,
-                kind=kind,
-                after=self.telling.now,
-                at=self.telling.at,
+            self.telling.question(
+                f"{self.name}/{kind}/{len(self.questions)}",
+                kind,
+                text,
                 answers=() if answer is None else (answer,),
-                answerable=answer is not None,
-                evidence=tuple(self.told[name] for name in evidence),
-                rejected=tuple(rejected),
-                candidates=tuple(candidates),
+                evidence=[self.told[name] for name in evidence],
+                rejected=rejected,
+                candidates=candidates,
             )
         )
 

@@ -37,7 +37,6 @@ An example (names made up for this docstring):
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -48,10 +47,10 @@ from typing import Any
 from nestmem.errors import InputError
 from nestmem.evals.datasets.base import Dataset, Licence, Part, Question, Stream, Task, Turn
 from nestmem.evals.datasets.relations import BRIDGES, BY_PROMPT, RELATIONS, Relation
-from nestmem.evals.files import find
-from nestmem.evals.files import text as read_text
+from nestmem.evals.datasets.telling import records
 from nestmem.evals.reading import holds
 
+FILE = "counterfact-edit.json"
 FIELDS = ("prompt", "subject", "ground_truth", "target_new")
 SESSION_TURNS = 50
 CANDIDATES = 6
@@ -78,24 +77,13 @@ class Fact:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def _facts(folder: Path | None, name: str) -> tuple[Path, list[Fact], dict[str, int], tuple[str, ...]]:
+def _facts(folder: Path | None, name: str) -> tuple[list[Fact], dict[str, int], tuple[str, ...]]:
     if folder is None:
         raise InputError(f"{name} needs the folder of its data; give --data")
-    path = find(folder, ["counterfact-edit.json"], "CounterFact in EasyEdit's form")
-    try:
-        rows = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}); fetch it again") from error
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path}: expected a list of {{{', '.join(FIELDS)}}}, found {type(rows).__name__}")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(f), str) and row[f] for f in FIELDS):
-            raise InputError(
-                f"{path}, row {number}: expected texts as {', '.join(FIELDS)}; found {str(row)[:80]!r}"
-            )
+    rows = records(folder, FILE, FIELDS)
     facts, left = read_facts(rows)
     notes = (f"{len(rows):,} of {PUBLISHED:,} rows",) if len(rows) != PUBLISHED else ()
-    return path, facts, left, notes
+    return facts, left, notes
 
 
 def read_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Fact], dict[str, int]]:
@@ -124,12 +112,12 @@ def load_single(
 ) -> Dataset:
     """`streams` streams of `facts` told facts (400: about 5,000 tokens; CounterFact has enough for
     about 14,000, or 170,000 tokens)."""
-    path, known, left, notes = _facts(folder, "conflict_single")
+    known, left, notes = _facts(folder, "conflict_single")
     made = []
     for number in range(streams):
         rng = random.Random(f"conflict_single/{seed}/{number}")
         made.append(single_stream(f"single/{number}", known, facts_told=facts, questions=questions, rng=rng))
-    return Dataset(streams=tuple(made), source=path.name, left_out=left, notes=notes + _short(made, facts))
+    return Dataset(streams=tuple(made), source=FILE, left_out=left, notes=notes + _short(made, facts))
 
 
 def _short(streams: Sequence[Stream], facts: int) -> tuple[str, ...]:
@@ -227,11 +215,11 @@ def load_multi(
 ) -> Dataset:
     """`streams` streams of `facts` told facts (400: about 5,000 tokens; CounterFact has enough for
     about 14,000, or 170,000 tokens)."""
-    path, known, left, notes = _facts(folder, "conflict_multi")
+    known, left, notes = _facts(folder, "conflict_multi")
     chains = find_chains(known)
     if not chains:
         raise InputError(
-            f"{path}: no object of a fact is the subject of another, so there is nothing to ask over two"
+            f"{FILE}: no object of a fact is the subject of another, so there is nothing to ask over two"
         )
     made = []
     for number in range(streams):
@@ -241,7 +229,7 @@ def load_multi(
         )
     second = len({chain.second for chain in chains})
     notes += (f"{len(chains):,} two-hop chains over {second:,} second facts are in the data",)
-    return Dataset(streams=tuple(made), source=path.name, left_out=left, notes=notes + _short(made, facts))
+    return Dataset(streams=tuple(made), source=FILE, left_out=left, notes=notes + _short(made, facts))
 
 
 def find_chains(known: Sequence[Fact]) -> list[Chain]:

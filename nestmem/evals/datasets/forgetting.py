@@ -125,14 +125,11 @@ class _Life:
         known: Known | None,
     ) -> None:
         self.questions.append(
-            Question(
-                id=f"{self.name}/{kind}/{len(self.questions)}",
-                text=text,
-                kind=kind,
-                after=self.telling.now,
-                at=self.telling.at,
+            self.telling.question(
+                f"{self.name}/{kind}/{len(self.questions)}",
+                kind,
+                text,
                 answers=answers,
-                answerable=bool(answers),
                 evidence=evidence,
                 rejected=tuple(dict.fromkeys(rejected)),
                 candidates=known.candidates if known else (),

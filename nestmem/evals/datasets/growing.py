@@ -296,14 +296,11 @@ def _question(
     telling: Telling,
     evidence: dict[tuple[int, int], str],
 ) -> Question:
-    return Question(
-        id=f"{stream}/{item.kind}/{index}",
-        text=item.question,
-        kind=item.kind,
-        after=telling.now,
-        at=telling.at,
+    return telling.question(
+        f"{stream}/{item.kind}/{index}",
+        item.kind,
+        item.question,
         answers=item.values[:1],
-        answerable=bool(item.values),
         evidence=(evidence[index, len(item.parts) - 1],) if item.parts else (),
         rejected=item.values[1:],
         candidates=item.candidates,

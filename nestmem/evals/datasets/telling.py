@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nestmem.errors import InputError
-from nestmem.evals.datasets.base import Role, Turn
+from nestmem.evals.datasets.base import Question, Role, Turn
 from nestmem.evals.datasets.talk import LEADS, TALK
 from nestmem.evals.files import find, rows
 from nestmem.evals.reading import flat
@@ -79,6 +79,33 @@ class Telling:
         self.turns.append(turn)
         self._said += 1
         return turn.id
+
+    def question(
+        self,
+        id: str,
+        kind: str,
+        text: str,
+        *,
+        answers: Sequence[str] = (),
+        evidence: Sequence[str] = (),
+        rejected: Sequence[str] = (),
+        candidates: Sequence[str] = (),
+        cluster: str | None = None,
+    ) -> Question:
+        """A question that is asked now. Without an answer the right reply is that it is not known."""
+        return Question(
+            id=id,
+            text=text,
+            kind=kind,
+            after=self.now,
+            at=self.at,
+            answers=tuple(answers),
+            answerable=bool(answers),
+            evidence=tuple(evidence),
+            rejected=tuple(rejected),
+            candidates=tuple(candidates),
+            cluster=cluster,
+        )
 
     def exchange(self, user: str, assistant: str) -> str:
         """Adds a message of the user and the reply to it; returns the id of the user's."""
